@@ -1,0 +1,73 @@
+#ifndef RNBD_CLIENT_BLOCK_DEVICE_H_
+#define RNBD_CLIENT_BLOCK_DEVICE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "common/rnbd_messages.h"
+
+namespace rnbd::client {
+
+// What a file in the mount can do with the disk behind it.
+enum class BlockOperation : uint8_t {
+  kRead,
+  kWrite,
+  kFlush,        // everything acknowledged before is durable afterwards
+  kDiscard,      // the range may read as anything afterwards
+  kWriteZeroes,  // the range reads as zeroes afterwards
+};
+
+// A request in bytes, of any offset and length within the device. The owner keeps it and its data
+// in place until OnDone(), and may use it again from within OnDone().
+class BlockRequest {
+ public:
+  struct Span {
+    uint8_t* data = nullptr;
+    uint32_t length = 0;
+  };
+  static constexpr size_t kMaxSpans = 2;
+  // Memory that the device may use between Submit() and OnDone(), so that it need not allocate.
+  static constexpr size_t kScratchBytes = 768;
+
+  BlockOperation operation = BlockOperation::kRead;
+  bool fua = false;       // kWrite: durable when done
+  bool no_unmap = false;  // kWriteZeroes: keep the blocks allocated
+  // kRead: exactly one; kWrite: gathered in order. The lengths add up to `length`. In the memory
+  // that the workers registered with the session (RequestMemory).
+  uint8_t span_count = 0;
+  Span spans[kMaxSpans];
+  uint64_t offset = 0;
+  uint64_t length = 0;  // bytes; kRead and kWrite: at most BlockDevice::kMaxTransfer
+  alignas(16) std::byte scratch[kScratchBytes];
+
+  // On the thread that submitted: 0 or a positive errno fit for an application.
+  virtual void OnDone(int error) = 0;
+
+ protected:
+  ~BlockRequest() = default;
+};
+
+// A mapped device as the FUSE side sees it.
+class BlockDevice {
+ public:
+  static constexpr uint32_t kMaxTransfer = 1 << 20;
+
+  virtual ~BlockDevice() = default;
+
+  // Any thread.
+  virtual const std::string& name() const = 0;  // of the file in the mount
+  virtual uint64_t size() const = 0;            // bytes
+  virtual AccessMode access_mode() const = 0;
+  virtual uint32_t logical_block_size() const = 0;
+  virtual uint32_t physical_block_size() const = 0;
+
+  // On the thread of worker `worker`; never blocks. OnDone() may run before it returns. Ranges
+  // beyond the end get EINVAL, writes to a `ro` device EROFS, operations that the server does not
+  // offer EOPNOTSUPP.
+  virtual void Submit(size_t worker, BlockRequest* request) = 0;
+};
+
+}  // namespace rnbd::client
+
+#endif  // RNBD_CLIENT_BLOCK_DEVICE_H_

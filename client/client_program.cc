@@ -1,0 +1,192 @@
+#include "client/client_program.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "client/memory_pressure.h"
+#include "common/logging.h"
+#include "common/status.h"
+
+namespace rnbd::client {
+namespace {
+
+void WarnIfFailed(const absl::Status& status) {
+  if (!status.ok()) spdlog::warn("{}", status);
+}
+
+}  // namespace
+
+absl::StatusOr<ClientProgram::Mapping> ClientProgram::Map() {
+  RETURN_IF_ERROR(StartThreads());
+  RETURN_IF_ERROR(CreateSessions());
+  control_->ring()->Post([this] {
+    for (const auto& session : sessions_) session->Start();
+  });
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(this, &ClientProgram::AllReported));
+  Mapping mapping;
+  mapping.open = open_.size();
+  for (const auto& [name, failure] : failures_) mapping.failures.push_back(failure);
+  return mapping;
+}
+
+absl::Status ClientProgram::StartThreads() {
+  const auto workers = static_cast<size_t>(config_.workers);
+  WarnIfFailed(BecomeIoFlusher());
+  RequestMemory::Options sizes;
+  sizes.workers = workers;
+  sizes.small_buffers = config_.request_memory.small_buffers;
+  sizes.large_buffers = config_.request_memory.large_buffers;
+  ASSIGN_OR_RETURN(memory_, RequestMemory::Create(sizes));
+  ASSIGN_OR_RETURN(bounce_, UniqueMapping::Anonymous(workers * UnalignedIo::kBounceBytes));
+  rtrs::StreamOptions stream;
+  stream.payload_checksum = config_.payload_checksum;
+  stream_ = std::make_unique<rtrs::StreamFabric>(stream);
+  ASSIGN_OR_RETURN(control_, RingThread::Start("control", {}));
+  for (size_t i = 0; i < workers; ++i) {
+    ASSIGN_OR_RETURN(auto worker, RingThread::Start(absl::StrCat("worker-", i), {}));
+    worker_rings_.push_back(worker->ring());
+    workers_.push_back(std::move(worker));
+    unaligned_.push_back(
+        std::make_unique<UnalignedIo>(i, bounce_.data() + i * UnalignedIo::kBounceBytes));
+  }
+  ASSIGN_OR_RETURN(tree_thread_, RingThread::Start("tree", {}));
+  WarnIfFailed(LockMemory());
+  return absl::OkStatus();
+}
+
+absl::Status ClientProgram::CreateSessions() {
+  for (const config::ClientSessionConfig& session : config_.sessions) {
+    for (const rtrs::PathAddress& path : session.paths) {
+      const rtrs::AddressScheme scheme = path.destination.scheme;
+      if (scheme == rtrs::AddressScheme::kTcp || scheme == rtrs::AddressScheme::kUnix) continue;
+      return ErrnoToStatus(EPROTONOSUPPORT,
+                           absl::StrCat("session ", session.name, ": path ", path.ToString(),
+                                        ": this build has no RDMA; use tcp or unix"));
+    }
+  }
+  MappedSession::Environment environment;
+  environment.fabric = stream_.get();
+  environment.control = control_->ring();
+  environment.workers = worker_rings_;
+  for (const auto& unaligned : unaligned_) environment.unaligned.push_back(unaligned.get());
+  environment.memory = {memory_->span(), bounce_.span()};
+  size_t devices = 0;
+  for (const config::ClientSessionConfig& session : config_.sessions) {
+    MappedSession::Observer* observer = this;
+    absl::StatusOr<std::unique_ptr<MappedSession>> mapped =
+        MappedSession::Create(session, environment, observer);
+    if (!mapped.ok()) return Annotate(mapped.status(), absl::StrCat("session ", session.name));
+    sessions_.push_back(*std::move(mapped));
+    devices += session.devices.size();
+  }
+  absl::MutexLock lock(&mutex_);
+  expected_ = devices;
+  return absl::OkStatus();
+}
+
+// On the control thread.
+void ClientProgram::OnDeviceOpen(RemoteDevice* device) {
+  absl::MutexLock lock(&mutex_);
+  open_.push_back(device);
+  failures_.erase(device->name());
+  reported_.insert(device->name());
+  if (mounted_) tree_thread_->ring()->Post([this, device] { ShowDevice(device); });
+}
+
+void ClientProgram::OnDeviceFailed(const std::string& session,
+                                   const config::ClientDeviceConfig& device,
+                                   const absl::Status& why) {
+  absl::MutexLock lock(&mutex_);
+  reported_.insert(device.name);
+  failures_[device.name] = absl::StrCat("device ", device.name, " (session ", session, ", ",
+                                        device.path, "): ", why.message());
+}
+
+void ClientProgram::OnDeviceReopened(RemoteDevice* device) {
+  absl::MutexLock lock(&mutex_);
+  if (!mounted_) return;
+  tree_thread_->ring()->Post(
+      [this, device] { WarnIfFailed(fuse_->filesystem()->OnResized(device->name())); });
+}
+
+void ClientProgram::ShowDevice(RemoteDevice* device) {
+  absl::Status added = fuse_->filesystem()->AddDevice(device);
+  WarnIfFailed(Annotate(added, absl::StrCat("show device ", device->name())));
+}
+
+absl::Status ClientProgram::MountDevices(const std::string& mount_point, bool allow_other,
+                                         std::function<void(const absl::Status&)> on_unmounted) {
+  Mount::Options mount_options;
+  mount_options.mount_point = mount_point;
+  mount_options.allow_other = allow_other;
+  ASSIGN_OR_RETURN(mount_, Mount::Create(mount_options));
+  FuseServer::Options options;
+  options.requests_per_worker = std::max<size_t>(config_.queue_depth, 64);
+  options.filesystem.owner = getuid();
+  options.filesystem.group = getgid();
+  ASSIGN_OR_RETURN(fuse_, FuseServer::Create(options, mount_->TakeFuse(), memory_.get(),
+                                             worker_rings_, std::move(on_unmounted)));
+  std::vector<RemoteDevice*> shown;
+  {
+    absl::MutexLock lock(&mutex_);
+    mounted_ = true;
+    shown = open_;
+  }
+  for (RemoteDevice* device : shown) RETURN_IF_ERROR(fuse_->filesystem()->AddDevice(device));
+  fuse_->Start();
+  return absl::OkStatus();
+}
+
+absl::Status ClientProgram::Stop() {
+  const absl::Time deadline = absl::Now() + config_.drain_timeout;
+  {
+    absl::MutexLock lock(&mutex_);
+    mounted_ = false;
+  }
+  tree_thread_.reset();
+  absl::Status result;
+  // Half of the time for what applications wait for, the rest to make it durable and to take leave.
+  if (fuse_ != nullptr) result = fuse_->Stop(config_.drain_timeout / 2);
+  result.Update(CloseSessions(deadline));
+  // Whatever was not answered has failed with its session.
+  if (fuse_ != nullptr) result.Update(fuse_->Drain(absl::Seconds(1)));
+  fuse_.reset();
+  mount_.reset();
+  if (control_ != nullptr) control_->RunAndWait([this] { sessions_.clear(); });
+  return result;
+}
+
+absl::Status ClientProgram::CloseSessions(absl::Time deadline) {
+  struct Closing {
+    absl::Mutex mutex;
+    size_t left ABSL_GUARDED_BY(mutex) = 0;
+    absl::Status status ABSL_GUARDED_BY(mutex);
+  } closing;
+  if (control_ == nullptr || sessions_.empty()) return absl::OkStatus();
+  {
+    absl::MutexLock lock(&closing.mutex);
+    closing.left = sessions_.size();
+  }
+  control_->RunAndWait([&] {
+    for (const auto& session : sessions_) {
+      session->Close(std::max(deadline - absl::Now(), absl::Milliseconds(100)),
+                     [&closing, name = session->name()](const absl::Status& status) {
+                       absl::MutexLock lock(&closing.mutex);
+                       closing.status.Update(Annotate(status, absl::StrCat("session ", name)));
+                       --closing.left;
+                     });
+    }
+  });
+  absl::MutexLock lock(&closing.mutex);
+  closing.mutex.Await(absl::Condition(
+      +[](size_t* left) { return *left == 0; }, &closing.left));
+  return closing.status;
+}
+
+}  // namespace rnbd::client

@@ -1,0 +1,233 @@
+#include "client/device_requests.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cerrno>
+#include <utility>
+
+namespace rnbd::client {
+
+class DeviceRequests::Request final : public BlockRequest {
+ public:
+  void OnDone(int error) override { owner->Finish(this, error); }
+
+  DeviceRequests* owner = nullptr;
+  DeviceFile* file = nullptr;  // nullptr: free
+  uint64_t unique = 0;
+  int64_t started_ns = 0;
+  uint8_t* small = nullptr;
+  uint8_t* large = nullptr;
+  bool waiting = false;
+  Request* next = nullptr;  // in the free list or a waiting queue
+};
+
+DeviceRequests::DeviceRequests(size_t worker, size_t capacity, Ring* ring, BufferPool* buffers,
+                               DeviceTable* devices, FuseReplies* replies)
+    : worker_(worker),
+      ring_(ring),
+      buffers_(buffers),
+      devices_(devices),
+      replies_(replies),
+      capacity_(capacity),
+      requests_(new Request[capacity]()) {
+  for (size_t i = capacity; i > 0; --i) {
+    Request* request = &requests_[i - 1];
+    request->owner = this;
+    request->next = free_;
+    free_ = request;
+  }
+}
+
+DeviceRequests::~DeviceRequests() { assert(in_flight() == 0); }
+
+void DeviceRequests::Start(FuseMessage* message) {
+  DeviceFile* file = devices_->Acquire(worker_, message->inode());
+  if (file == nullptr) return replies_->Error(message->unique(), ENODEV);
+  switch (message->opcode()) {
+    case FUSE_READ:
+      return StartRead(*message, file);
+    case FUSE_WRITE:
+      return StartWrite(message, file);
+    case FUSE_FSYNC:
+      return StartFlush(*message, file);
+    default:
+      return StartFallocate(*message, file);
+  }
+}
+
+void DeviceRequests::StartRead(const FuseMessage& message, DeviceFile* file) {
+  const fuse_read_in& in = message.head->read;
+  const uint64_t size = file->device()->size();
+  if (in.size > BlockDevice::kMaxTransfer) return Refuse(message, file, EINVAL);
+  if (in.offset >= size || in.size == 0) {
+    devices_->Release(worker_, file);
+    return replies_->Ok(message.unique());  // no bytes: the end of the file
+  }
+
+  Request* request = Allocate(message, file);
+  request->operation = BlockOperation::kRead;
+  request->offset = in.offset;
+  request->length = std::min<uint64_t>(in.size, size - in.offset);
+  if (TakeReadBuffer(request)) return Submit(request);
+
+  Queue* queue = request->length <= RequestMemory::kSmallBytes ? &waiting_small_ : &waiting_large_;
+  request->waiting = true;
+  request->next = nullptr;
+  (queue->last == nullptr ? queue->first : queue->last->next) = request;
+  queue->last = request;
+}
+
+bool DeviceRequests::TakeReadBuffer(Request* request) {
+  const bool fits_small = request->length <= RequestMemory::kSmallBytes;
+  uint8_t* buffer = fits_small ? buffers_->small.Take() : buffers_->large.Take();
+  if (buffer == nullptr) return false;
+  (fits_small ? request->small : request->large) = buffer;
+  request->span_count = 1;
+  request->spans[0] = {buffer, static_cast<uint32_t>(request->length)};
+  return true;
+}
+
+void DeviceRequests::StartWrite(FuseMessage* message, DeviceFile* file) {
+  const fuse_write_in& in = message->head->write;
+  const uint64_t size = file->device()->size();
+  if (in.size > BlockDevice::kMaxTransfer || in.size != message->payload()) {
+    return Refuse(*message, file, EINVAL);
+  }
+  if (in.size == 0) {
+    devices_->Release(worker_, file);
+    const fuse_write_out nothing = {};
+    return replies_->Data(message->unique(), &nothing, sizeof(nothing));
+  }
+  if (in.offset >= size) return Refuse(*message, file, ENOSPC);
+
+  Request* request = Allocate(*message, file);
+  request->operation = BlockOperation::kWrite;
+  request->fua = (in.flags & (O_DSYNC | O_SYNC)) != 0;
+  request->offset = in.offset;
+  request->length = std::min<uint64_t>(in.size, size - in.offset);
+
+  const uint32_t first =
+      static_cast<uint32_t>(std::min<uint64_t>(request->length, RequestMemory::kSmallBytes));
+  request->small = message->TakeSmall();
+  request->span_count = 1;
+  request->spans[0] = {request->small, first};
+  if (request->length > first) {
+    request->large = message->TakeLarge();
+    request->span_count = 2;
+    request->spans[1] = {request->large, static_cast<uint32_t>(request->length - first)};
+  }
+  Submit(request);
+}
+
+void DeviceRequests::StartFlush(const FuseMessage& message, DeviceFile* file) {
+  Request* request = Allocate(message, file);
+  request->operation = BlockOperation::kFlush;
+  request->offset = 0;
+  request->length = 0;
+  Submit(request);
+}
+
+void DeviceRequests::StartFallocate(const FuseMessage& message, DeviceFile* file) {
+  const fuse_fallocate_in& in = message.head->fallocate;
+  const uint64_t size = file->device()->size();
+  const bool punch_hole = in.mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE);
+  const bool zero_range = (in.mode & ~FALLOC_FL_KEEP_SIZE) == FALLOC_FL_ZERO_RANGE;
+  if (!punch_hole && !zero_range) return Refuse(message, file, EOPNOTSUPP);
+  const bool ends_within = in.offset <= size && in.length <= size - in.offset;
+  if (!ends_within && (in.mode & FALLOC_FL_KEEP_SIZE) == 0) return Refuse(message, file, ENOSPC);
+  if (in.offset >= size || in.length == 0) {
+    devices_->Release(worker_, file);
+    return replies_->Ok(message.unique());
+  }
+
+  Request* request = Allocate(message, file);
+  request->operation = BlockOperation::kWriteZeroes;
+  request->no_unmap = zero_range;
+  request->offset = in.offset;
+  request->length = std::min<uint64_t>(in.length, size - in.offset);
+  Submit(request);
+}
+
+void DeviceRequests::Refuse(const FuseMessage& message, DeviceFile* file, int error) {
+  devices_->Release(worker_, file);
+  replies_->Error(message.unique(), error);
+}
+
+DeviceRequests::Request* DeviceRequests::Allocate(const FuseMessage& message, DeviceFile* file) {
+  assert(free_ != nullptr);
+  Request* request = free_;
+  free_ = request->next;
+  request->file = file;
+  request->unique = message.unique();
+  request->started_ns = ring_->now_ns();
+  request->fua = false;
+  request->no_unmap = false;
+  request->span_count = 0;
+  in_flight_.store(in_flight_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  return request;
+}
+
+void DeviceRequests::Submit(Request* request) { request->file->device()->Submit(worker_, request); }
+
+void DeviceRequests::Finish(Request* request, int error) {
+  if (error != 0) {
+    replies_->Error(request->unique, error);
+  } else if (request->operation == BlockOperation::kRead) {
+    replies_->Data(request->unique, request->spans[0].data, request->length);
+  } else if (request->operation == BlockOperation::kWrite) {
+    fuse_write_out out = {};
+    out.size = static_cast<uint32_t>(request->length);
+    replies_->Data(request->unique, &out, sizeof(out));
+  } else {
+    replies_->Ok(request->unique);
+  }
+  Free(request);
+}
+
+void DeviceRequests::Free(Request* request) {
+  if (request->small != nullptr) buffers_->small.Return(request->small);
+  if (request->large != nullptr) buffers_->large.Return(request->large);
+  request->small = nullptr;
+  request->large = nullptr;
+  DeviceFile* file = request->file;
+  request->file = nullptr;
+  request->next = free_;
+  free_ = request;
+  in_flight_.store(in_flight_.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
+  devices_->Release(worker_, file);
+  if (waiting_small_.first != nullptr || waiting_large_.first != nullptr ||
+      when_freed_ != nullptr) {
+    ring_->AtTurnEnd(this);
+  }
+}
+
+void DeviceRequests::OnTurn() {
+  SubmitWaiting(&waiting_small_);
+  SubmitWaiting(&waiting_large_);
+  if (when_freed_ != nullptr) ring_->AtTurnEnd(std::exchange(when_freed_, nullptr));
+}
+
+void DeviceRequests::SubmitWaiting(Queue* queue) {
+  while (queue->first != nullptr) {
+    Request* request = queue->first;
+    if (!TakeReadBuffer(request)) return;
+    queue->first = request->next;
+    if (queue->first == nullptr) queue->last = nullptr;
+    request->waiting = false;
+    Submit(request);
+  }
+}
+
+void DeviceRequests::ForEachUnanswered(const std::function<void(const Unanswered&)>& visit) const {
+  for (size_t i = 0; i < capacity_; ++i) {
+    const Request& request = requests_[i];
+    if (request.file == nullptr) continue;
+    visit({request.operation, request.file->device(), request.offset, request.length,
+           ring_->now_ns() - request.started_ns, request.waiting});
+  }
+}
+
+}  // namespace rnbd::client

@@ -1,0 +1,121 @@
+#ifndef RNBD_CLIENT_DEVICE_REQUESTS_H_
+#define RNBD_CLIENT_DEVICE_REQUESTS_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "client/block_device.h"
+#include "client/device_table.h"
+#include "client/fuse_message.h"
+#include "client/fuse_replies.h"
+#include "client/request_memory.h"
+#include "common/ring.h"
+
+namespace rnbd::client {
+
+// What the kernel asks of an open device file, as requests to the device: the data path of one
+// worker. No lock, no allocation, no log.
+//
+//   FUSE_READ       kRead, cut at the end of the device
+//   FUSE_WRITE      kWrite, with FUA for O_DSYNC and O_SYNC; cut at the end of the device, ENOSPC
+//                   where it begins there, as a block device does
+//   FUSE_FSYNC      kFlush
+//   FUSE_FALLOCATE  PUNCH_HOLE: kWriteZeroes that may unmap. Not kDiscard: whoever punches a hole
+//                   reads zeroes from it, and loop's write-zeroes come this way as well.
+//                   ZERO_RANGE: kWriteZeroes that keeps the blocks.
+//                   What lies behind the end is cut off; a ZERO_RANGE that would grow the file (no
+//                   KEEP_SIZE) gets ENOSPC. All else, plain allocation included, EOPNOTSUPP: it is
+//                   not known which blocks the server has allocated.
+//
+// A read waits here while no buffer of its size is free. A write never does: it arrives in one.
+class DeviceRequests final : private Ring::Hook {
+ public:
+  // Where an unanswered request is, for people.
+  struct Unanswered {
+    BlockOperation operation;
+    const BlockDevice* device;
+    uint64_t offset;
+    uint64_t length;
+    int64_t age_ns;
+    bool waits_for_buffer;
+  };
+
+  // At most `capacity` requests at a time, of worker `worker`. All pointers outlive the object.
+  DeviceRequests(size_t worker, size_t capacity, Ring* ring, BufferPool* buffers,
+                 DeviceTable* devices, FuseReplies* replies);
+  // Nothing is in flight.
+  ~DeviceRequests();
+
+  // All of the following on the worker's thread, except in_flight().
+
+  static bool Handles(const FuseMessage& message) {
+    switch (message.opcode()) {
+      case FUSE_READ:
+      case FUSE_WRITE:
+      case FUSE_FSYNC:
+      case FUSE_FALLOCATE:
+        return DeviceTable::IsDevice(message.inode());
+      default:
+        return false;
+    }
+  }
+
+  // Room for one more request; otherwise nothing may be read from the kernel.
+  bool HasRoom() const { return free_ != nullptr; }
+
+  // Takes a request that Handles(). Answers it at once or later.
+  void Start(FuseMessage* message);
+
+  // Runs `hook` once, at the end of the turn in which the next request ends: buffers and room may
+  // have come back by then.
+  void CallWhenFreed(Ring::Hook* hook) { when_freed_ = hook; }
+
+  // Any thread: requests taken and not yet answered.
+  size_t in_flight() const { return in_flight_.load(std::memory_order_relaxed); }
+
+  void ForEachUnanswered(const std::function<void(const Unanswered&)>& visit) const;
+
+ private:
+  class Request;
+  struct Queue {
+    Request* first = nullptr;
+    Request* last = nullptr;
+  };
+
+  Request* Allocate(const FuseMessage& message, DeviceFile* file);
+  void Free(Request* request);
+  void Refuse(const FuseMessage& message, DeviceFile* file, int error);
+
+  void StartRead(const FuseMessage& message, DeviceFile* file);
+  void StartWrite(FuseMessage* message, DeviceFile* file);
+  void StartFlush(const FuseMessage& message, DeviceFile* file);
+  void StartFallocate(const FuseMessage& message, DeviceFile* file);
+
+  bool TakeReadBuffer(Request* request);
+  void Submit(Request* request);
+  void Finish(Request* request, int error);
+  void SubmitWaiting(Queue* queue);
+  void OnTurn() override;
+
+  const size_t worker_;
+  Ring* const ring_;
+  BufferPool* const buffers_;
+  DeviceTable* const devices_;
+  FuseReplies* const replies_;
+  Ring::Hook* when_freed_ = nullptr;
+
+  const size_t capacity_;
+  const std::unique_ptr<Request[]> requests_;
+  Request* free_ = nullptr;
+  Queue waiting_small_;  // reads without a buffer, in the order of their arrival
+  Queue waiting_large_;
+  std::atomic<size_t> in_flight_{0};
+};
+
+}  // namespace rnbd::client
+
+#endif  // RNBD_CLIENT_DEVICE_REQUESTS_H_

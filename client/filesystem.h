@@ -1,0 +1,137 @@
+#ifndef RNBD_CLIENT_FILESYSTEM_H_
+#define RNBD_CLIENT_FILESYSTEM_H_
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
+#include "client/block_device.h"
+#include "client/device_table.h"
+#include "client/fuse_message.h"
+#include "client/fuse_replies.h"
+
+struct fuse_session;
+
+namespace rnbd::client {
+
+// The tree that the mount shows: a root directory with one regular file for each device. The
+// control path: every operation but those of DeviceRequests, through libfuse.
+//
+// What a file does where files and block devices differ:
+//   - Opening for writing gets EROFS on a device of access mode `ro`.
+//   - O_TRUNC is ignored, as a block device does, so that `dd of=FILE` and `cp IMAGE FILE` write
+//     from the beginning and leave the rest. A program that relies on it to have emptied the file
+//     is misled: cp leaves what was under the holes of a sparse image, unless told --sparse=never.
+//     The kernel does not tell an open with O_TRUNC from truncate(2) to 0 by path, which therefore
+//     does nothing as well. Any other change of the size gets EINVAL, also ftruncate(2) and with it
+//     the `truncate` command; setting the size that the device has is fine.
+//   - Mode, owner and times can be changed, for as long as the device is mapped; a `ro` device gets
+//     no write permission. Writing does not touch the times.
+//   - Nothing can be created, removed or renamed: EPERM.
+//
+// Any thread, except where noted.
+class Filesystem {
+ public:
+  struct Options {
+    // Of every file at first.
+    uid_t owner = 0;
+    gid_t group = 0;
+  };
+
+  // The name in the root directory that no device can have.
+  static constexpr absl::string_view kReservedName = "sys";
+
+  // `devices` and `replies` outlive the object.
+  static absl::StatusOr<std::unique_ptr<Filesystem>> Create(const Options& options,
+                                                            DeviceTable* devices,
+                                                            FuseReplies* replies);
+  // The devices are not in use any more; see DeviceTable.
+  ~Filesystem();
+  Filesystem(const Filesystem&) = delete;
+  Filesystem& operator=(const Filesystem&) = delete;
+
+  // Why `name` cannot be a file in the mount, or OK.
+  static absl::Status CheckName(absl::string_view name);
+
+  // Shows the device as a file. EINVAL for a name that cannot be one, EEXIST for one that is taken.
+  // The device lives until the `done` of its removal, or longer than the DeviceTable.
+  absl::Status AddDevice(BlockDevice* device);
+
+  // Takes the file away, open or not: whoever still has it open gets ENODEV. `done` runs on the
+  // thread of a worker once the device is not used any more, for which it must complete what was
+  // submitted to it, and may be given more until then. ENOENT without such a device. Not on a
+  // worker's thread: it waits for the kernel, which may wait for a worker.
+  absl::Status RemoveDevice(absl::string_view name, std::function<void()> done);
+
+  // Makes the kernel ask for the size again, which has changed. Not on a worker's thread.
+  absl::Status OnResized(absl::string_view name);
+
+  // How often the file is open now; 0 without such a device.
+  size_t OpenCount(absl::string_view name) const;
+
+  // On a worker's thread: answers a request that DeviceRequests does not handle. `scratch` has room
+  // for the largest request in one piece.
+  void Process(const FuseMessage& message, absl::Span<uint8_t> scratch);
+
+  // A copy of a directory entry.
+  struct Entry {
+    std::string name;
+    struct stat attributes;
+  };
+  // What libfuse calls; public for its table of functions only.
+  absl::StatusOr<struct stat> Lookup(uint64_t parent, absl::string_view name) const;
+  absl::StatusOr<struct stat> GetAttributes(uint64_t inode) const;
+  absl::StatusOr<struct stat> SetAttributes(uint64_t inode, const struct stat& wanted, int mask,
+                                            bool by_handle);
+  // The entry behind place `offset` of a directory: 0, or the inode number of the entry before.
+  absl::StatusOr<Entry> NextEntry(uint64_t directory, uint64_t offset) const;
+  bool IsDirectory(uint64_t inode) const;
+  void Release(uint64_t inode);
+  ssize_t WriteReply(const struct iovec* parts, int count);
+
+ private:
+  struct File {
+    BlockDevice* device = nullptr;
+    mode_t mode = 0;
+    uid_t owner = 0;
+    gid_t group = 0;
+    timespec accessed = {};
+    timespec modified = {};
+    timespec changed = {};
+    size_t opens = 0;
+  };
+
+  Filesystem(const Options& options, DeviceTable* devices, FuseReplies* replies);
+
+  void Open(const FuseMessage& message);
+  struct stat RootAttributes() const;
+  static struct stat FileAttributes(uint64_t inode, const File& file);
+
+  const Options options_;
+  DeviceTable* const devices_;
+  FuseReplies* const replies_;
+  const timespec created_;
+  fuse_session* session_ = nullptr;
+
+  mutable absl::Mutex mutex_;
+  std::map<uint64_t, File> files_ ABSL_GUARDED_BY(mutex_);  // by inode number
+  absl::flat_hash_map<std::string, uint64_t> inodes_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace rnbd::client
+
+#endif  // RNBD_CLIENT_FILESYSTEM_H_

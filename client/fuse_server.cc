@@ -1,0 +1,188 @@
+#include "client/fuse_server.h"
+
+#include <fcntl.h>
+
+#include <cassert>
+#include <cerrno>
+#include <functional>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/blocking_counter.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "client/device_requests.h"
+#include "client/fuse_reader.h"
+#include "common/status.h"
+#include "common/unique_mapping.h"
+
+namespace rnbd::client {
+namespace {
+
+constexpr size_t kLargestRequest =
+    sizeof(FuseHead) + RequestMemory::kSmallBytes + RequestMemory::kLargeBytes;
+
+void PostAndWait(Ring* ring, const std::function<void()>& task) {
+  absl::Notification done;
+  ring->Post([&] {
+    task();
+    done.Notify();
+  });
+  done.WaitForNotification();
+}
+
+const char* OperationName(BlockOperation operation) {
+  switch (operation) {
+    case BlockOperation::kRead:
+      return "read";
+    case BlockOperation::kWrite:
+      return "write";
+    case BlockOperation::kFlush:
+      return "flush";
+    case BlockOperation::kDiscard:
+      return "discard";
+    case BlockOperation::kWriteZeroes:
+      return "write zeroes";
+  }
+  return "unknown";
+}
+
+}  // namespace
+
+class FuseServer::Worker final : public FuseHandler {
+ public:
+  Worker(FuseServer* server, size_t index, size_t capacity, Ring* ring, BufferPool* buffers,
+         UniqueMapping scratch)
+      : server_(server),
+        ring_(ring),
+        scratch_(std::move(scratch)),
+        requests_(index, capacity, ring, buffers, &server->devices_, &server->replies_),
+        reader_(&server->readers_, ring, buffers, this) {}
+
+  Ring* ring() { return ring_; }
+  FuseReader* reader() { return &reader_; }
+  const DeviceRequests& requests() const { return requests_; }
+
+  bool HasRoom() override { return requests_.HasRoom(); }
+
+  void OnRequest(FuseMessage* message) override {
+    if (DeviceRequests::Handles(*message)) return requests_.Start(message);
+    server_->filesystem_->Process(*message, scratch_.span());
+  }
+
+  size_t InFlight() override { return requests_.in_flight(); }
+
+  void OnStarved() override { requests_.CallWhenFreed(&resume_); }
+
+  void OnEnd(const absl::Status& why) override { server_->ReportEnd(why); }
+
+ private:
+  void Resume() { reader_.Resume(); }
+
+  FuseServer* const server_;
+  Ring* const ring_;
+  const UniqueMapping scratch_;
+  DeviceRequests requests_;
+  FuseReader reader_;
+  MethodHook<&Worker::Resume> resume_{this};
+};
+
+FuseServer::FuseServer(UniqueFd fuse, const std::vector<Ring*>& workers, OnEnd on_end)
+    : fuse_(std::move(fuse)),
+      on_end_(std::move(on_end)),
+      readers_(fuse_.get()),
+      replies_(fuse_.get()),
+      devices_(workers) {}
+
+FuseServer::~FuseServer() { assert(!reading_); }
+
+absl::StatusOr<std::unique_ptr<FuseServer>> FuseServer::Create(const Options& options,
+                                                               UniqueFd fuse, RequestMemory* memory,
+                                                               std::vector<Ring*> workers,
+                                                               OnEnd on_end) {
+  if (fcntl(fuse.get(), F_SETFL, O_NONBLOCK) != 0) {
+    return ErrnoToStatus(errno, "make reading from /dev/fuse non-blocking");
+  }
+  std::unique_ptr<FuseServer> server(new FuseServer(std::move(fuse), workers, std::move(on_end)));
+  ASSIGN_OR_RETURN(server->filesystem_,
+                   Filesystem::Create(options.filesystem, &server->devices_, &server->replies_));
+  for (size_t i = 0; i < workers.size(); ++i) {
+    ASSIGN_OR_RETURN(UniqueMapping scratch, UniqueMapping::Anonymous(kLargestRequest));
+    server->workers_.push_back(std::make_unique<Worker>(server.get(), i,
+                                                        options.requests_per_worker, workers[i],
+                                                        memory->pool(i), std::move(scratch)));
+  }
+  return server;
+}
+
+void FuseServer::Start() {
+  reading_ = true;
+  for (const auto& worker : workers_) {
+    worker->ring()->Post([reader = worker->reader()] { reader->Start(); });
+  }
+}
+
+absl::Status FuseServer::Stop(absl::Duration bound) {
+  if (reading_) {
+    absl::BlockingCounter stopping(static_cast<int>(workers_.size()));
+    for (const auto& worker : workers_) {
+      worker->ring()->Post([reader = worker->reader(), &stopping] {
+        reader->Stop([&stopping] { stopping.DecrementCount(); });
+      });
+    }
+    stopping.Wait();
+    reading_ = false;
+  }
+  return Drain(bound);
+}
+
+size_t FuseServer::in_flight() const {
+  size_t sum = 0;
+  for (const auto& worker : workers_) sum += worker->requests().in_flight();
+  return sum;
+}
+
+absl::Status FuseServer::Drain(absl::Duration bound) {
+  const absl::Time deadline = absl::Now() + bound;
+  while (in_flight() > 0) {
+    if (absl::Now() >= deadline) {
+      return absl::DeadlineExceededError(
+          absl::StrCat(in_flight(), " requests are unanswered after ", absl::FormatDuration(bound),
+                       "; the oldest: ", DescribeOldest()));
+    }
+    // The workers owe nobody a wake-up for the sake of this rare wait.
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  // The turn in which the last request ended goes on behind it, and readers may have posted to each
+  // other before they stopped. The second task of a worker runs in a later turn than the first.
+  for (const auto& worker : workers_) {
+    PostAndWait(worker->ring(), [] {});
+    PostAndWait(worker->ring(), [] {});
+  }
+  return absl::OkStatus();
+}
+
+std::string FuseServer::DescribeOldest() {
+  std::string text = "none";
+  int64_t greatest_age = -1;
+  for (const auto& worker : workers_) {
+    PostAndWait(worker->ring(), [&] {
+      worker->requests().ForEachUnanswered([&](const DeviceRequests::Unanswered& request) {
+        if (request.age_ns <= greatest_age) return;
+        greatest_age = request.age_ns;
+        text = absl::StrCat(OperationName(request.operation), " of ", request.length,
+                            " bytes at offset ", request.offset, " of device \"",
+                            request.device->name(), "\", ", request.age_ns / 1'000'000, " ms ago",
+                            request.waits_for_buffer ? ", waiting for a buffer" : "");
+      });
+    });
+  }
+  return text;
+}
+
+void FuseServer::ReportEnd(const absl::Status& why) {
+  if (!ended_.exchange(true)) on_end_(why);
+}
+
+}  // namespace rnbd::client

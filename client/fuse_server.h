@@ -1,0 +1,92 @@
+#ifndef RNBD_CLIENT_FUSE_SERVER_H_
+#define RNBD_CLIENT_FUSE_SERVER_H_
+
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/device_table.h"
+#include "client/filesystem.h"
+#include "client/fuse_reader.h"
+#include "client/fuse_replies.h"
+#include "client/request_memory.h"
+#include "common/ring.h"
+#include "common/unique_fd.h"
+
+namespace rnbd::client {
+
+// Answers what the kernel asks of one mount: all workers read the same /dev/fuse, and a request
+// stays on the worker that read it until it is answered. No thread waits for a request to end.
+//
+// Where buffers or places for requests run out, the worker reads nothing more until some come back;
+// what the kernel has meanwhile goes to the other workers, or waits there.
+//
+// Start and stop, from a thread that is no worker's:
+//   Create, Start, use filesystem(); then unmount, Stop(); if that did not succeed in time, have
+//   the devices fail what they hold, Drain(); destroy, before the devices.
+class FuseServer {
+ public:
+  struct Options {
+    // Of each worker, read from the kernel and not yet answered.
+    size_t requests_per_worker = 1024;
+    Filesystem::Options filesystem;
+  };
+
+  // Told once, on the thread of a worker, when the mount is gone, or with the reason why requests
+  // cannot be read any more.
+  using OnEnd = std::function<void(const absl::Status&)>;
+
+  // `fuse` is /dev/fuse, mounted, or a SOCK_SEQPACKET socket that stands for it. Worker i runs on
+  // workers[i] with memory->pool(i). All outlive the object.
+  static absl::StatusOr<std::unique_ptr<FuseServer>> Create(const Options& options, UniqueFd fuse,
+                                                            RequestMemory* memory,
+                                                            std::vector<Ring*> workers,
+                                                            OnEnd on_end);
+  // Stopped and drained, or never started.
+  ~FuseServer();
+  FuseServer(const FuseServer&) = delete;
+  FuseServer& operator=(const FuseServer&) = delete;
+
+  Filesystem* filesystem() { return filesystem_.get(); }
+
+  // The kernel's first request is waiting already: nothing on the mount works before this.
+  void Start();
+
+  // Reads no more requests, then drains.
+  absl::Status Stop(absl::Duration bound);
+
+  // Once nothing is read: waits until every request is answered and no worker does anything for the
+  // server any more. DEADLINE_EXCEEDED after `bound`, saying how many requests are not answered
+  // and which of them is the oldest.
+  absl::Status Drain(absl::Duration bound);
+
+  size_t in_flight() const;
+  // Answers that the kernel did not take; see FuseReplies.
+  uint64_t reply_failures() const { return replies_.failures(); }
+
+ private:
+  class Worker;
+
+  FuseServer(UniqueFd fuse, const std::vector<Ring*>& workers, OnEnd on_end);
+  void ReportEnd(const absl::Status& why);
+  std::string DescribeOldest();
+
+  const UniqueFd fuse_;
+  const OnEnd on_end_;
+  std::atomic<bool> ended_{false};
+  FuseReaders readers_;
+  FuseReplies replies_;
+  DeviceTable devices_;
+  std::unique_ptr<Filesystem> filesystem_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  bool reading_ = false;
+};
+
+}  // namespace rnbd::client
+
+#endif  // RNBD_CLIENT_FUSE_SERVER_H_

@@ -1,0 +1,299 @@
+#include "client/mapped_session.h"
+
+#include <cassert>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/logging.h"
+#include "common/status.h"
+#include "config/heartbeat_settings.h"
+
+namespace rnbd::client {
+namespace {
+
+// A device that could not be opened while its session is up is tried again after this.
+constexpr absl::Duration kOpenRetry = absl::Seconds(1);
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MappedSession>> MappedSession::Create(
+    const config::ClientSessionConfig& config, const Environment& environment, Observer* observer) {
+  std::unique_ptr<MappedSession> mapped(new MappedSession(config, environment, observer));
+  ASSIGN_OR_RETURN(mapped->admin_, AdminChannel::Create());
+  rtrs::ClientSessionOptions options;
+  options.name = config.name;
+  options.paths = config.paths;
+  options.memory = environment.memory;
+  options.memory.push_back(mapped->admin_->memory());
+  options.path.connect_timeout = config.settings.connect_timeout;
+  options.path.reconnect_min = config.settings.reconnect_min;
+  options.path.reconnect_max = config.settings.reconnect_max;
+  options.path.heartbeat = config::ToHeartbeatSettings(config.settings.heartbeat);
+  ASSIGN_OR_RETURN(mapped->session_, rtrs::ClientSession::Create(
+                                         std::move(options), environment.fabric,
+                                         environment.control, environment.workers, mapped.get()));
+  mapped->admin_->set_session(mapped->session_.get());
+  for (const config::ClientDeviceConfig& device : config.devices) {
+    Device added;
+    added.config = &device;
+    added.remote =
+        std::make_unique<RemoteDevice>(mapped->session_.get(), environment.workers,
+                                       environment.unaligned, device.name, device.access);
+    mapped->devices_.push_back(std::move(added));
+  }
+  return mapped;
+}
+
+MappedSession::MappedSession(const config::ClientSessionConfig& config,
+                             const Environment& environment, Observer* observer)
+    : config_(config),
+      environment_(environment),
+      observer_(observer),
+      retry_timer_(environment.control, [this] { Proceed(); }),
+      answer_timer_(environment.control, [this] { OnNoAnswer(); }),
+      close_timer_(environment.control, [this] { CloseSession(); }) {}
+
+MappedSession::~MappedSession() = default;
+
+void MappedSession::Start() { session_->Start(); }
+
+void MappedSession::OnConnectFailed(const rtrs::PathAddress& path, const absl::Status& why,
+                                    absl::Duration retry_in) {
+  if (closing_) return;
+  spdlog::warn("session {}: path {}: {}; trying again in {}", name(), path.ToString(), why,
+               absl::FormatDuration(absl::Trunc(retry_in, absl::Milliseconds(1))));
+  // One path is enough, so there is hope until each of them has failed.
+  failed_paths_.insert(path.ToString());
+  if (session_->connected() || failed_paths_.size() < config_.paths.size()) return;
+  ReportFailures(Annotate(why, absl::StrCat("path ", path.ToString())));
+}
+
+void MappedSession::OnSessionUp() {
+  if (closing_) return;
+  greeted_ = false;
+  next_ = 0;
+  Proceed();
+}
+
+void MappedSession::OnSessionDown(const absl::Status& why) {
+  retry_timer_.Cancel();
+  for (Device& device : devices_) device.remote->Close();
+  if (!closing_) spdlog::warn("session {}: disconnected: {}", name(), why);
+}
+
+// Sends what comes next: SESS_INFO, then OPEN for every device that is not open. When the session
+// goes down and comes up meanwhile, the message under way fails and all begins anew.
+void MappedSession::Proceed() {
+  if (closing_ || admin_->busy() || !session_->connected()) return;
+  if (greeted_) {
+    OpenNext();
+  } else {
+    Greet();
+  }
+}
+
+void MappedSession::Greet() {
+  SessInfoMessage message;
+  answer_timer_.Arm(config_.settings.connect_timeout);
+  admin_->Send(Direction::kRead, MessageBytes(message), sizeof(SessInfoResponse),
+               [this](int error, absl::Span<const uint8_t> reply) { OnGreeted(error, reply); });
+}
+
+void MappedSession::OnGreeted(int error, absl::Span<const uint8_t> reply) {
+  answer_timer_.Cancel();
+  if (closing_) return FlushNext(0);
+  absl::Status status = error != 0 ? ErrnoToStatus(error, "the server did not answer SESS_INFO")
+                                   : ParseSessInfoResponse(reply).status();
+  if (!status.ok()) {
+    spdlog::warn("session {}: {}", name(), status);
+    ReportFailures(status);
+    retry_timer_.Arm(kOpenRetry);
+    return;
+  }
+  greeted_ = true;
+  OpenNext();
+}
+
+// Beginning with devices_[next_]. At the end, those that failed are tried again in a while.
+void MappedSession::OpenNext() {
+  for (; next_ < devices_.size(); ++next_) {
+    Device& device = devices_[next_];
+    if (device.remote->is_open()) continue;
+    absl::StatusOr<OpenMessage> message = MakeOpen(device.config->path, device.config->access);
+    if (!message.ok()) {
+      OnOpenFailed(&device, message.status());
+      continue;
+    }
+    answer_timer_.Arm(config_.settings.connect_timeout);
+    const OpenMessage& open = *message;
+    admin_->Send(Direction::kRead, MessageBytes(open), sizeof(OpenResponse),
+                 [this](int error, absl::Span<const uint8_t> reply) { OnOpened(error, reply); });
+    return;
+  }
+  next_ = 0;
+  for (const Device& device : devices_) {
+    if (!device.remote->is_open()) retry_timer_.Arm(kOpenRetry);
+  }
+}
+
+void MappedSession::OnOpened(int error, absl::Span<const uint8_t> reply) {
+  answer_timer_.Cancel();
+  // The server closes with the session what it may just have opened.
+  if (closing_) return FlushNext(0);
+  Device& device = devices_[next_];
+  if (error != 0) {
+    // Whatever the path took with it comes again with the session, or in a while over another path.
+    const absl::string_view what =
+        error == ECONNABORTED ? "lost the connection while opening " : "the server refused ";
+    OnOpenFailed(&device,
+                 ErrnoToStatus(error, absl::StrCat(what, device.config->path, " ",
+                                                   AccessModeName(device.config->access))));
+    if (error == ECONNABORTED) {
+      retry_timer_.Arm(kOpenRetry);
+      return;
+    }
+    ++next_;
+    return OpenNext();
+  }
+  OpenedDevice opened;
+  absl::Status status = ParseOpenResponse(reply, &opened);
+  const bool open_at_server = status.ok() || StatusToErrno(status) != EPROTO;
+  if (status.ok()) status = device.remote->Open(opened);
+  ++next_;
+  if (status.ok()) {
+    OnDeviceIsOpen(&device);
+  } else {
+    OnOpenFailed(&device, status);
+    if (open_at_server) return GiveBack(opened.device_id);
+  }
+  OpenNext();
+}
+
+void MappedSession::OnDeviceIsOpen(Device* device) {
+  device->last_failure.clear();
+  device->reported = true;
+  if (std::exchange(device->was_open, true)) {
+    spdlog::info("session {}: device {} is open again", name(), device->config->name);
+    observer_->OnDeviceReopened(device->remote.get());
+  } else {
+    spdlog::info("session {}: device {} is open, {} bytes", name(), device->config->name,
+                 device->remote->size());
+    observer_->OnDeviceOpen(device->remote.get());
+  }
+}
+
+// Closes a device that the server has opened and that cannot be used, so that others can have it.
+void MappedSession::GiveBack(uint32_t device_id) {
+  CloseMessage message = MakeClose(device_id);
+  admin_->Send(Direction::kWrite, MessageBytes(message), 0, [this](int, absl::Span<const uint8_t>) {
+    if (closing_) return FlushNext(0);
+    OpenNext();
+  });
+}
+
+// Logged once for each reason: attempts go on for as long as the session is up.
+void MappedSession::OnOpenFailed(Device* device, const absl::Status& why) {
+  if (device->last_failure != why.ToString()) {
+    device->last_failure = why.ToString();
+    spdlog::warn("session {}: device {}: {}; trying again every {}", name(), device->config->name,
+                 why, absl::FormatDuration(kOpenRetry));
+  }
+  ReportFailure(device, why);
+}
+
+void MappedSession::OnNoAnswer() {
+  absl::Status why = ErrnoToStatus(
+      ETIMEDOUT, absl::StrCat("the server has not answered ", greeted_ ? "OPEN" : "SESS_INFO",
+                              " for ", absl::FormatDuration(config_.settings.connect_timeout)));
+  spdlog::warn("session {}: {}; waiting on", name(), why);
+  ReportFailures(why);
+}
+
+void MappedSession::ReportFailures(const absl::Status& why) {
+  for (Device& device : devices_) ReportFailure(&device, why);
+}
+
+void MappedSession::ReportFailure(Device* device, const absl::Status& why) {
+  if (std::exchange(device->reported, true)) return;
+  observer_->OnDeviceFailed(name(), *device->config, why);
+}
+
+void MappedSession::Close(absl::Duration bound, std::function<void(const absl::Status&)> done) {
+  assert(!closing_);
+  closing_ = true;
+  closed_ = std::move(done);
+  retry_timer_.Cancel();
+  answer_timer_.Cancel();
+  close_timer_.Arm(bound);
+  for (const Device& device : devices_) {
+    if (!device.remote->is_open() && device.remote->has_unflushed_writes()) {
+      NoteUnflushed(device, ErrnoToStatus(ENOTCONN, "the session is down"));
+    }
+  }
+  // Otherwise the answer to the message under way continues.
+  if (!admin_->busy()) FlushNext(0);
+}
+
+void MappedSession::NoteUnflushed(const Device& device, const absl::Status& why) {
+  flush_status_.Update(
+      Annotate(why, absl::StrCat("FLUSH of device ", device.config->name,
+                                 ", without which its last writes may not be durable")));
+}
+
+void MappedSession::FlushNext(size_t index) {
+  if (session_closing_) return;
+  while (index < devices_.size() && !NeedsFlush(devices_[index])) ++index;
+  unflushed_ = index;
+  if (index == devices_.size()) return CloseNext(0);
+  if (!devices_[index].remote->BeginFlush()) {
+    NoteUnflushed(devices_[index],
+                  ErrnoToStatus(EIO, "the server's cache before the session was lost"));
+  }
+  IoRequest flush;
+  flush.device_id = devices_[index].remote->id();
+  flush.operation = Operation::kFlush;
+  flush.flags = kIoSync | kIoFua;
+  flush.sector = ~uint64_t{0};
+  IoMessage message = MakeIo(flush);
+  admin_->Send(CarrierOf(flush.operation), MessageBytes(message), 0,
+               [this, index](int error, absl::Span<const uint8_t>) {
+                 if (session_closing_) return;
+                 if (error != 0) NoteUnflushed(devices_[index], ErrnoToStatus(error, "the server"));
+                 FlushNext(index + 1);
+               });
+}
+
+bool MappedSession::NeedsFlush(const Device& device) {
+  return device.remote->is_open() && device.remote->needs_flush();
+}
+
+void MappedSession::CloseNext(size_t index) {
+  if (session_closing_) return;
+  while (index < devices_.size() && !devices_[index].remote->is_open()) ++index;
+  if (index == devices_.size()) return CloseSession();
+  CloseMessage message = MakeClose(devices_[index].remote->id());
+  devices_[index].remote->Close();
+  admin_->Send(Direction::kWrite, MessageBytes(message), 0,
+               [this, index](int, absl::Span<const uint8_t>) { CloseNext(index + 1); });
+}
+
+// When all is done, or there is no time left.
+void MappedSession::CloseSession() {
+  session_closing_ = true;
+  close_timer_.Cancel();
+  for (size_t i = unflushed_; i < devices_.size(); ++i) {
+    if (NeedsFlush(devices_[i])) {
+      NoteUnflushed(devices_[i], ErrnoToStatus(ETIMEDOUT, "the server did not answer in time"));
+    }
+  }
+  for (Device& device : devices_) device.remote->Close();
+  session_->Close([this] {
+    // The owner may destroy this object.
+    const auto closed = std::exchange(closed_, nullptr);
+    const absl::Status status = flush_status_;
+    closed(status);
+  });
+}
+
+}  // namespace rnbd::client

@@ -1,0 +1,128 @@
+#ifndef RNBD_CLIENT_MAPPED_SESSION_H_
+#define RNBD_CLIENT_MAPPED_SESSION_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "client/admin_channel.h"
+#include "client/remote_device.h"
+#include "client/unaligned_io.h"
+#include "common/ring.h"
+#include "config/client_config.h"
+#include "rtrs/client_session.h"
+
+namespace rnbd::client {
+
+// One session of the configuration with its devices: opens them whenever the session comes up, and
+// closes them in the end (protocol page, sections 4 and 6.5). On the control thread.
+class MappedSession final : private rtrs::ClientSessionHandler {
+ public:
+  struct Environment {
+    rtrs::Fabric* fabric = nullptr;
+    Ring* control = nullptr;
+    std::vector<Ring*> workers;
+    std::vector<UnalignedIo*> unaligned;  // one of each worker
+    // Areas that data of requests lies in: the workers' buffers and their bounce memory.
+    std::vector<absl::Span<uint8_t>> memory;
+  };
+
+  // Told once for each device: it is open for the first time, or why it could not be opened: the
+  // server refused it, none of the paths could be connected, or the server did not answer within
+  // connect_timeout. After a failure the attempts go on, and OnDeviceOpen() comes should one
+  // succeed.
+  class Observer {
+   public:
+    virtual void OnDeviceOpen(RemoteDevice* device) = 0;
+    virtual void OnDeviceFailed(const std::string& session,
+                                const config::ClientDeviceConfig& device,
+                                const absl::Status& why) = 0;
+    // A device that was open before is open again, perhaps larger.
+    virtual void OnDeviceReopened(RemoteDevice* device) = 0;
+
+   protected:
+    ~Observer() = default;
+  };
+
+  // Any thread. Everything in `environment`, `config` and `observer` outlive the object.
+  static absl::StatusOr<std::unique_ptr<MappedSession>> Create(
+      const config::ClientSessionConfig& config, const Environment& environment,
+      Observer* observer);
+  // After Close() has called back, or before Start().
+  ~MappedSession();
+
+  void Start();
+
+  // Once: makes everything written durable, closes the devices on the server, then the session.
+  // `done` gets the first failure of a FLUSH, also where writes needed one and there was no session
+  // or no time for it; it may destroy this object. Takes at most about `bound`; what the server has
+  // not answered by then is left to its own tidying up.
+  void Close(absl::Duration bound, std::function<void(const absl::Status&)> done);
+
+  const std::string& name() const { return config_.name; }
+
+ private:
+  struct Device {
+    const config::ClientDeviceConfig* config = nullptr;
+    std::unique_ptr<RemoteDevice> remote;
+    bool reported = false;  // to the observer, whichever way
+    bool was_open = false;
+    std::string last_failure;
+  };
+
+  MappedSession(const config::ClientSessionConfig& config, const Environment& environment,
+                Observer* observer);
+
+  void OnSessionUp() override;
+  void OnSessionDown(const absl::Status& why) override;
+  void OnConnectFailed(const rtrs::PathAddress& path, const absl::Status& why,
+                       absl::Duration retry_in) override;
+
+  void Proceed();
+  void Greet();
+  void OnGreeted(int error, absl::Span<const uint8_t> reply);
+  void OpenNext();
+  void OnOpened(int error, absl::Span<const uint8_t> reply);
+  void OnDeviceIsOpen(Device* device);
+  void OnOpenFailed(Device* device, const absl::Status& why);
+  void GiveBack(uint32_t device_id);
+  void OnNoAnswer();
+  void ReportFailures(const absl::Status& why);
+  void ReportFailure(Device* device, const absl::Status& why);
+
+  void FlushNext(size_t index);
+  static bool NeedsFlush(const Device& device);
+  void NoteUnflushed(const Device& device, const absl::Status& why);
+  void CloseNext(size_t index);
+  void CloseSession();
+
+  const config::ClientSessionConfig& config_;
+  const Environment environment_;
+  Observer* const observer_;
+  std::unique_ptr<rtrs::ClientSession> session_;
+  std::unique_ptr<AdminChannel> admin_;
+  std::vector<Device> devices_;
+  std::set<std::string> failed_paths_;  // those that ever failed to connect
+  bool greeted_ = false;                // SESS_INFO was answered since the session came up
+  size_t next_ = 0;                     // the device to open next
+  Ring::Timer retry_timer_;
+  Ring::Timer answer_timer_;  // SESS_INFO or OPEN takes too long
+
+  bool closing_ = false;
+  bool session_closing_ = false;  // nothing may be sent any more
+  size_t unflushed_ = 0;          // while closing: the first device without an answer to its FLUSH
+  absl::Status flush_status_;
+  Ring::Timer close_timer_;
+  std::function<void(const absl::Status&)> closed_;
+};
+
+}  // namespace rnbd::client
+
+#endif  // RNBD_CLIENT_MAPPED_SESSION_H_

@@ -1,0 +1,22 @@
+#ifndef RNBD_CLIENT_MEMORY_PRESSURE_H_
+#define RNBD_CLIENT_MEMORY_PRESSURE_H_
+
+#include "absl/status/status.h"
+
+namespace rnbd::client {
+
+// When memory is short the kernel writes dirty pages back, some of them through us. We must not
+// wait for that very writeback then. Both need privileges; a client that goes on without them
+// works, and may hang a machine that runs out of memory while it writes to one of its disks.
+// Messages say which privilege is missing.
+
+// Keeps every page of the process in memory, those of later allocations and threads too.
+absl::Status LockMemory();
+
+// Tells the kernel that this thread, and those it creates from now on, serve a block device: memory
+// they ask for is not obtained by writing to one. Before other threads are created.
+absl::Status BecomeIoFlusher();
+
+}  // namespace rnbd::client
+
+#endif  // RNBD_CLIENT_MEMORY_PRESSURE_H_

@@ -1,0 +1,172 @@
+#include "client/remote_device.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status.h"
+
+namespace rnbd::client {
+namespace {
+
+// The largest multiple of a block that a count of sectors covers, and 32 bits hold.
+uint32_t WholeBlocks(uint32_t sectors, uint32_t block) {
+  const uint64_t bytes = std::min<uint64_t>(uint64_t{sectors} * kSectorSize, UINT32_MAX);
+  return static_cast<uint32_t>(bytes - bytes % block);
+}
+
+bool IsModifying(BlockOperation operation) {
+  return operation != BlockOperation::kRead && operation != BlockOperation::kFlush;
+}
+
+}  // namespace
+
+RemoteDevice::RemoteDevice(rtrs::ClientSession* session, std::vector<Ring*> workers,
+                           std::vector<UnalignedIo*> unaligned, std::string name,
+                           AccessMode access_mode)
+    : session_(session),
+      unaligned_(std::move(unaligned)),
+      name_(std::move(name)),
+      access_mode_(access_mode),
+      gate_(
+          std::move(workers),
+          [this](size_t worker, BlockRequest* request) { Transfer(worker, request, &gated_); },
+          [this](size_t worker, BlockRequest* request) {
+            unaligned_[worker]->Start(this, request);
+          }) {}
+
+absl::Status RemoteDevice::Open(const OpenedDevice& opened) {
+  const DeviceGeometry& geometry = opened.geometry;
+  const uint64_t size = geometry.nsectors * kSectorSize;
+  if (logical_block_size_ == 0) {
+    if (geometry.logical_block_size > UnalignedIo::kBlockBytes ||
+        geometry.logical_block_size > session_->geometry().max_io_size) {
+      return ErrnoToStatus(EINVAL, absl::StrCat("logical blocks of ", geometry.logical_block_size,
+                                                " bytes cannot be transferred whole"));
+    }
+    logical_block_size_ = geometry.logical_block_size;
+    physical_block_size_ = geometry.physical_block_size;
+  } else if (geometry.logical_block_size != logical_block_size_) {
+    return ErrnoToStatus(
+        EINVAL, absl::StrCat("came back with logical blocks of ", geometry.logical_block_size,
+                             " bytes, had ", logical_block_size_));
+  } else if (size < this->size()) {
+    return ErrnoToStatus(EINVAL,
+                         absl::StrCat("came back with ", size, " bytes, had ", this->size()));
+  } else {
+    unflushed_.OnReopened();
+  }
+  size_.store(size, std::memory_order_release);
+  max_discard_.store(WholeBlocks(geometry.max_discard_sectors, logical_block_size_));
+  max_write_zeroes_.store(WholeBlocks(geometry.max_write_zeroes_sectors, logical_block_size_));
+  write_back_cache_.store(geometry.writeback);
+  fua_.store(geometry.fua);
+  id_.store(opened.device_id, std::memory_order_release);
+  return absl::OkStatus();
+}
+
+void RemoteDevice::Submit(size_t worker, BlockRequest* request) {
+  int error = Check(*request);
+  if (request->operation == BlockOperation::kDiscard && error == 0) ShrinkToBlocks(request);
+  const bool nothing = request->operation == BlockOperation::kFlush
+                           ? !write_back_cache_.load(std::memory_order_relaxed)
+                           : request->length == 0;
+  if (error != 0 || nothing) {
+    request->OnDone(error);
+    return;
+  }
+  if (request->operation == BlockOperation::kFlush) return Flush(worker, request);
+  const bool modifying = IsModifying(request->operation);
+  if (!IsAligned(*request)) {
+    if (modifying) {
+      gate_.EnterExclusive(worker, request);
+    } else {
+      unaligned_[worker]->Start(this, request);
+    }
+    return;
+  }
+  if (!modifying) {
+    Transfer(worker, request, &plain_);
+  } else if (gate_.EnterShared(worker, request)) {
+    Transfer(worker, request, &gated_);
+  }
+}
+
+void RemoteDevice::Flush(size_t worker, BlockRequest* request) {
+  if (unflushed_.BeginFlush()) {
+    Transfer(worker, request, &flushes_);
+  } else {
+    request->OnDone(EIO);
+  }
+}
+
+// A discard leaves nothing that anybody could miss.
+void RemoteDevice::NoteWritten(const BlockRequest& request, int error) {
+  if (error != 0 || request.operation == BlockOperation::kDiscard) return;
+  if (request.fua || !write_back_cache_.load(std::memory_order_relaxed)) return;
+  unflushed_.OnWritten();
+}
+
+int RemoteDevice::Check(const BlockRequest& request) const {
+  if (!is_open()) return EIO;
+  if (access_mode_ == AccessMode::kReadOnly && IsModifying(request.operation)) return EROFS;
+  if (request.operation == BlockOperation::kFlush) return 0;
+  const uint64_t size = this->size();
+  if (request.offset > size || request.length > size - request.offset) return EINVAL;
+  if (request.operation == BlockOperation::kDiscard && max_discard_.load() == 0) return EOPNOTSUPP;
+  if (request.operation == BlockOperation::kWriteZeroes && max_write_zeroes_.load() == 0)
+    return EOPNOTSUPP;
+  return 0;
+}
+
+bool RemoteDevice::IsAligned(const BlockRequest& request) const {
+  return request.operation == BlockOperation::kFlush ||
+         ((request.offset | request.length) & (logical_block_size_ - 1)) == 0;
+}
+
+// A discard is advice: of a block that is not discarded whole nothing is discarded.
+void RemoteDevice::ShrinkToBlocks(BlockRequest* request) const {
+  const uint64_t mask = logical_block_size_ - 1;
+  const uint64_t end = (request->offset + request->length) & ~mask;
+  request->offset = (request->offset + mask) & ~mask;
+  request->length = end > request->offset ? end - request->offset : 0;
+}
+
+uint32_t RemoteDevice::MaxPiece(BlockOperation operation) const {
+  if (operation == BlockOperation::kDiscard) return max_discard_.load(std::memory_order_relaxed);
+  if (operation == BlockOperation::kWriteZeroes)
+    return max_write_zeroes_.load(std::memory_order_relaxed);
+  const uint32_t max_io_size = session_->geometry().max_io_size;
+  return max_io_size - max_io_size % logical_block_size_;
+}
+
+void RemoteDevice::Transfer(size_t worker, BlockRequest* request, BlockTransfer::Owner* owner) {
+  const int64_t id = id_.load(std::memory_order_acquire);
+  const uint32_t max_piece = MaxPiece(request->operation);
+  if (id == kClosed || max_piece == 0) {
+    owner->OnTransferDone(worker, request, EIO);
+    return;
+  }
+  TransferTarget target;
+  target.session = session_;
+  target.device_id = static_cast<uint32_t>(id);
+  target.max_piece = max_piece;
+  target.send_fua = fua_.load(std::memory_order_relaxed);
+  target.flush_after = !target.send_fua && write_back_cache_.load(std::memory_order_relaxed);
+  BlockTransfer::Start(worker, request, target, owner);
+}
+
+void RemoteDevice::SubmitStep(size_t worker, BlockRequest* step) {
+  Transfer(worker, step, &plain_);
+}
+
+void RemoteDevice::OnUnalignedDone(size_t, BlockRequest* request, int error) {
+  if (IsModifying(request->operation)) {
+    gate_.LeaveExclusive();
+    NoteWritten(*request, error);
+  }
+  request->OnDone(error);
+}
+
+}  // namespace rnbd::client

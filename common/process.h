@@ -1,0 +1,21 @@
+#ifndef RNBD_COMMON_PROCESS_H_
+#define RNBD_COMMON_PROCESS_H_
+
+#include <signal.h>
+
+#include <initializer_list>
+
+namespace rnbd {
+
+// Raises the soft limits on open files and locked memory to the hard ones, and as root the latter
+// to unlimited: every connection is a file, and registered buffers are locked. What cannot be
+// raised stays as it is.
+void RaiseLimits();
+
+// Blocks signals in the calling thread and all that it starts from now on, for sigwait(3) or a
+// signalfd, and ignores SIGPIPE. Returns the set.
+sigset_t BlockSignals(std::initializer_list<int> signals);
+
+}  // namespace rnbd
+
+#endif  // RNBD_COMMON_PROCESS_H_

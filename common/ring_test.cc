@@ -1,0 +1,730 @@
+#include "common/ring.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/synchronization/barrier.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "common/status.h"
+#include "common/unique_fd.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace rnbd {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+constexpr absl::Duration kShort = absl::Milliseconds(20);
+constexpr absl::Duration kLong = absl::Seconds(20);
+
+class Recorder final : public Ring::Operation {
+ public:
+  void OnComplete(int32_t result, uint32_t flags) override {
+    results.push_back(result);
+    last_flags = flags;
+    if (then) then();
+  }
+
+  std::vector<int32_t> results;
+  uint32_t last_flags = 0;
+  std::function<void()> then;
+};
+
+class FunctionHook final : public Ring::Hook {
+ public:
+  explicit FunctionHook(std::function<void()> function) : function_(std::move(function)) {}
+  void OnTurn() override { function_(); }
+
+ private:
+  const std::function<void()> function_;
+};
+
+std::unique_ptr<Ring> CreateRing(const Ring::Options& options = {}) {
+  absl::StatusOr<std::unique_ptr<Ring>> ring = Ring::Create(options);
+  EXPECT_TRUE(ring.ok()) << ring.status();
+  return *std::move(ring);
+}
+
+struct Pipe {
+  Pipe() {
+    int ends[2];
+    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    read_end.reset(ends[0]);
+    write_end.reset(ends[1]);
+  }
+  void Write(const std::string& text) {
+    EXPECT_EQ(write(write_end.get(), text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  }
+  UniqueFd read_end;
+  UniqueFd write_end;
+};
+
+// Turns until `done` or a generous limit.
+void TurnUntil(Ring* ring, const std::function<bool()>& done) {
+  absl::Time deadline = absl::Now() + kLong;
+  while (!done() && absl::Now() < deadline) ring->Turn(kShort);
+  ASSERT_TRUE(done());
+}
+
+void StartNop(Ring* ring, Ring::Operation* operation) {
+  ring->Start(operation, [](io_uring_sqe* entry) { io_uring_prep_nop(entry); });
+}
+
+class RingTest : public ::testing::Test {
+ protected:
+  ~RingTest() override { EXPECT_TRUE(ring_->Drain(kLong)); }
+
+  std::unique_ptr<Ring> ring_ = CreateRing();
+};
+
+TEST_F(RingTest, CompletesWithTheResultOfTheSystemCall) {
+  Pipe pipe;
+  char text[8] = {};
+  Recorder reading;
+  ring_->Start(&reading, [&](io_uring_sqe* entry) {
+    io_uring_prep_read(entry, pipe.read_end.get(), text, sizeof(text), 0);
+  });
+  ring_->Turn(absl::ZeroDuration());
+  EXPECT_THAT(reading.results, IsEmpty());
+
+  pipe.Write("abc");
+  TurnUntil(ring_.get(), [&] { return !reading.results.empty(); });
+  EXPECT_THAT(reading.results, ElementsAre(3));
+  EXPECT_STREQ(text, "abc");
+}
+
+TEST_F(RingTest, CompletesWithTheErrorOfTheSystemCall) {
+  Recorder operation;
+  ring_->Start(&operation, [](io_uring_sqe* entry) { io_uring_prep_fsync(entry, -1, 0); });
+  TurnUntil(ring_.get(), [&] { return !operation.results.empty(); });
+  EXPECT_THAT(operation.results, ElementsAre(-EBADF));
+}
+
+TEST_F(RingTest, AnInvalidEntryDoesNotKeepTheNextFromStarting) {
+  Recorder invalid, valid;
+  ring_->Start(&invalid, [](io_uring_sqe* entry) {
+    io_uring_prep_nop(entry);
+    entry->opcode = 255;
+  });
+  StartNop(ring_.get(), &valid);
+  ring_->Turn(kLong);
+  EXPECT_THAT(invalid.results, ElementsAre(-EINVAL));
+  EXPECT_THAT(valid.results, ElementsAre(0));
+}
+
+TEST_F(RingTest, AnOperationMayStartItselfAgainFromItsCompletion) {
+  Recorder operation;
+  operation.then = [&] {
+    if (operation.results.size() < 1000) StartNop(ring_.get(), &operation);
+  };
+  StartNop(ring_.get(), &operation);
+  TurnUntil(ring_.get(), [&] { return operation.results.size() == 1000; });
+}
+
+TEST_F(RingTest, AMultishotOperationCompletesAgainAndAgain) {
+  Pipe pipe;
+  Recorder poll;
+  ring_->Start(&poll, [&](io_uring_sqe* entry) {
+    io_uring_prep_poll_multishot(entry, pipe.read_end.get(), POLLIN);
+  });
+  ring_->Turn(absl::ZeroDuration());
+  for (size_t i = 1; i <= 3; ++i) {
+    pipe.Write("x");
+    TurnUntil(ring_.get(), [&] { return poll.results.size() == i; });
+    EXPECT_NE(poll.last_flags & IORING_CQE_F_MORE, 0U);
+    char text[8];
+    EXPECT_EQ(read(pipe.read_end.get(), text, sizeof(text)), 1);
+  }
+  ring_->Cancel(&poll);
+  TurnUntil(ring_.get(), [&] { return poll.results.size() == 4; });
+  EXPECT_EQ(poll.results.back(), -ECANCELED);
+  EXPECT_EQ(poll.last_flags & IORING_CQE_F_MORE, 0U);
+}
+
+TEST_F(RingTest, ManyMoreOperationsThanTheQueueHolds) {
+  ring_->Drain(kLong);
+  ring_ = CreateRing({.entries = 4, .completions = 8});
+  std::array<Recorder, 1000> operations;
+  ring_->Turn(absl::ZeroDuration());
+  for (Recorder& operation : operations) StartNop(ring_.get(), &operation);
+  TurnUntil(ring_.get(), [&] { return !operations.back().results.empty(); });
+  for (Recorder& operation : operations) EXPECT_THAT(operation.results, ElementsAre(0));
+}
+
+// A ring that has not turned takes no submission from anybody.
+TEST_F(RingTest, ManyOperationsStartedBeforeTheFirstTurn) {
+  ring_ = CreateRing({.entries = 4, .completions = 8});
+  std::array<Recorder, 100> operations;
+  std::vector<int> order;
+  for (int i = 0; i < 100; ++i) {
+    operations[i].then = [i, &order] { order.push_back(i); };
+    StartNop(ring_.get(), &operations[i]);
+  }
+  TurnUntil(ring_.get(), [&] { return order.size() == 100; });
+  EXPECT_TRUE(std::is_sorted(order.begin(), order.end()));
+}
+
+TEST_F(RingTest, CompletionsThatCauseCompletionsDoNotHoldUpHooks) {
+  ring_->Drain(kLong);
+  ring_ = CreateRing({.entries = 4, .completions = 8});
+  std::array<Recorder, 16> operations;
+  bool stop = false;
+  for (Recorder& operation : operations) {
+    operation.then = [&] {
+      if (!stop) StartNop(ring_.get(), &operation);
+    };
+    StartNop(ring_.get(), &operation);
+  }
+  int turns = 0;
+  FunctionHook hook([&] { ++turns; });
+  for (int i = 0; i < 100; ++i) {
+    ring_->AtTurnEnd(&hook);
+    ring_->Turn(kShort);
+  }
+  EXPECT_EQ(turns, 100);
+  stop = true;
+  EXPECT_TRUE(ring_->Drain(kLong));
+}
+
+TEST_F(RingTest, CancelEndsAnOperation) {
+  Pipe pipe;
+  char text[8];
+  Recorder reading;
+  ring_->Start(&reading, [&](io_uring_sqe* entry) {
+    io_uring_prep_read(entry, pipe.read_end.get(), text, sizeof(text), 0);
+  });
+  ring_->Turn(absl::ZeroDuration());
+  ring_->Cancel(&reading);
+  TurnUntil(ring_.get(), [&] { return !reading.results.empty(); });
+  EXPECT_THAT(reading.results, ElementsAre(-ECANCELED));
+  pipe.Write("x");
+  ring_->Turn(kShort);
+  EXPECT_EQ(reading.results.size(), 1U);
+}
+
+TEST_F(RingTest, CancelInTheTurnOfTheStart) {
+  Pipe pipe;
+  char text[8];
+  Recorder reading;
+  ring_->Start(&reading, [&](io_uring_sqe* entry) {
+    io_uring_prep_read(entry, pipe.read_end.get(), text, sizeof(text), 0);
+  });
+  ring_->Cancel(&reading);
+  TurnUntil(ring_.get(), [&] { return !reading.results.empty(); });
+  EXPECT_THAT(reading.results, ElementsAre(-ECANCELED));
+}
+
+TEST_F(RingTest, CancelOfACompletedOperationIsHarmless) {
+  Recorder operation;
+  StartNop(ring_.get(), &operation);
+  ring_->Turn(kLong);
+  ring_->Cancel(&operation);
+  ring_->Turn(kShort);
+  EXPECT_THAT(operation.results, ElementsAre(0));
+}
+
+TEST_F(RingTest, TurnWaitsNoLongerThanItMay) {
+  ring_->Turn(absl::ZeroDuration());
+  absl::Time start = absl::Now();
+  ring_->Turn(kShort);
+  EXPECT_GE(absl::Now() - start, kShort / 2);
+  EXPECT_LT(absl::Now() - start, kLong);
+}
+
+TEST_F(RingTest, TimersFireInTheOrderOfTheirDeadlines) {
+  std::vector<int> order;
+  Ring::Timer late(ring_.get(), [&] { order.push_back(2); });
+  Ring::Timer early(ring_.get(), [&] { order.push_back(1); });
+  absl::Time start = absl::Now();
+  late.Arm(absl::Milliseconds(30));
+  early.Arm(absl::Milliseconds(10));
+  EXPECT_TRUE(late.armed());
+  TurnUntil(ring_.get(), [&] { return order.size() == 2; });
+  EXPECT_THAT(order, ElementsAre(1, 2));
+  EXPECT_GE(absl::Now() - start, absl::Milliseconds(30));
+  EXPECT_FALSE(late.armed());
+}
+
+TEST_F(RingTest, ArmingATimerAgainReplacesItsDeadline) {
+  int fired = 0;
+  Ring::Timer timer(ring_.get(), [&] { ++fired; });
+  timer.Arm(absl::Hours(1));
+  timer.Arm(absl::Milliseconds(1));
+  TurnUntil(ring_.get(), [&] { return fired == 1; });
+  timer.Arm(absl::Milliseconds(1));
+  timer.Arm(absl::Hours(1));
+  for (int i = 0; i < 3; ++i) ring_->Turn(kShort);
+  EXPECT_EQ(fired, 1);
+  EXPECT_TRUE(timer.armed());
+}
+
+TEST_F(RingTest, ACancelledOrDestroyedTimerDoesNotFire) {
+  int fired = 0;
+  Ring::Timer cancelled(ring_.get(), [&] { ++fired; });
+  cancelled.Arm(absl::ZeroDuration());
+  cancelled.Cancel();
+  cancelled.Cancel();
+  EXPECT_FALSE(cancelled.armed());
+  {
+    Ring::Timer destroyed(ring_.get(), [&] { ++fired; });
+    destroyed.Arm(absl::ZeroDuration());
+  }
+  ring_->Turn(kShort);
+  ring_->Turn(kShort);
+  EXPECT_EQ(fired, 0);
+}
+
+TEST_F(RingTest, ATimerMayCancelAnotherThatIsDue) {
+  int fired = 0;
+  Ring::Timer second(ring_.get(), [&] { ++fired; });
+  Ring::Timer first(ring_.get(), [&] { second.Cancel(); });
+  first.Arm(absl::ZeroDuration());
+  second.Arm(absl::ZeroDuration());
+  absl::SleepFor(absl::Milliseconds(1));
+  ring_->Turn(kShort);
+  ring_->Turn(kShort);
+  EXPECT_EQ(fired, 0);
+}
+
+// However short its delay, each turn fires it once: other work goes on.
+TEST_F(RingTest, ATimerThatArmsItselfFiresOnceATurn) {
+  int fired = 0;
+  Ring::Timer* self = nullptr;
+  Ring::Timer timer(ring_.get(), [&] {
+    ++fired;
+    self->Arm(-absl::InfiniteDuration());
+  });
+  self = &timer;
+  timer.Arm(absl::ZeroDuration());
+  for (int i = 1; i <= 10; ++i) {
+    ring_->Turn(kLong);
+    EXPECT_EQ(fired, i);
+  }
+}
+
+TEST_F(RingTest, ATimerMayBeArmedForEver) {
+  Ring::Timer timer(ring_.get(), [] { FAIL(); });
+  timer.Arm(absl::InfiniteDuration());
+  ring_->Turn(kShort);
+  EXPECT_TRUE(timer.armed());
+}
+
+TEST_F(RingTest, NowAdvancesWithTheTurns) {
+  int64_t before = ring_->now_ns();
+  EXPECT_GT(before, 0);
+  ring_->Turn(kShort);
+  EXPECT_GE(ring_->now_ns(), before + absl::ToInt64Nanoseconds(kShort / 2));
+}
+
+TEST_F(RingTest, ATurnEndHookRunsOnceAfterTheCompletions) {
+  std::vector<std::string> events;
+  FunctionHook hook([&] { events.push_back("hook"); });
+  std::array<Recorder, 2> operations;
+  for (Recorder& operation : operations) {
+    operation.then = [&] {
+      events.push_back("completion");
+      ring_->AtTurnEnd(&hook);
+      ring_->AtTurnEnd(&hook);
+    };
+    StartNop(ring_.get(), &operation);
+  }
+  ring_->Turn(kLong);
+  EXPECT_THAT(events, ElementsAre("completion", "completion", "hook"));
+  ring_->Turn(kShort);
+  EXPECT_EQ(events.size(), 3U);
+}
+
+TEST_F(RingTest, ATurnEndHookMayRegisterAnotherForTheSameTurn) {
+  std::vector<int> order;
+  FunctionHook second([&] { order.push_back(2); });
+  FunctionHook first([&] {
+    order.push_back(1);
+    ring_->AtTurnEnd(&second);
+  });
+  ring_->AtTurnEnd(&first);
+  ring_->Turn(kShort);
+  EXPECT_THAT(order, ElementsAre(1, 2));
+}
+
+TEST_F(RingTest, WhatATurnEndHookStartsReachesTheKernelInTheNextCall) {
+  Recorder operation;
+  FunctionHook hook([&] { StartNop(ring_.get(), &operation); });
+  ring_->AtTurnEnd(&hook);
+  ring_->Turn(kShort);
+  EXPECT_THAT(operation.results, IsEmpty());
+  ring_->Turn(kLong);
+  EXPECT_THAT(operation.results, ElementsAre(0));
+}
+
+TEST_F(RingTest, ANextTurnHookKeepsTheTurnFromSleepingAndMayRepeatItself) {
+  int portions = 0;
+  FunctionHook* self = nullptr;
+  FunctionHook hook([&] {
+    if (++portions < 100) ring_->InNextTurn(self);
+  });
+  self = &hook;
+  ring_->InNextTurn(&hook);
+  absl::Time start = absl::Now();
+  for (int i = 1; i <= 100; ++i) {
+    ring_->Turn(kLong);
+    EXPECT_EQ(portions, i);
+  }
+  EXPECT_LT(absl::Now() - start, kLong);
+}
+
+TEST_F(RingTest, AnUnregisteredHookDoesNotRun) {
+  FunctionHook hook([] { FAIL(); });
+  ring_->AtTurnEnd(&hook);
+  ring_->Unregister(&hook);
+  ring_->InNextTurn(&hook);
+  ring_->Unregister(&hook);
+  ring_->Unregister(&hook);
+  ring_->Turn(kShort);
+}
+
+TEST_F(RingTest, AHookMayUnregisterAndDestroyAnotherThatIsDue) {
+  bool ran = false;
+  auto victim = std::make_unique<FunctionHook>([&] { ran = true; });
+  FunctionHook hook([&] {
+    ring_->Unregister(victim.get());
+    victim.reset();
+  });
+  ring_->AtTurnEnd(&hook);
+  ring_->AtTurnEnd(victim.get());
+  ring_->Turn(kShort);
+  EXPECT_FALSE(ran);
+  EXPECT_EQ(victim, nullptr);
+}
+
+TEST_F(RingTest, AHookMayUnregisterItselfAfterRegisteringItselfAgain) {
+  int runs = 0;
+  FunctionHook* self = nullptr;
+  FunctionHook hook([&] {
+    ++runs;
+    ring_->AtTurnEnd(self);
+    ring_->Unregister(self);
+  });
+  self = &hook;
+  ring_->AtTurnEnd(&hook);
+  ring_->Turn(kShort);
+  ring_->Turn(kShort);
+  EXPECT_EQ(runs, 1);
+}
+
+TEST_F(RingTest, AHookMayDestroyItself) {
+  int runs = 0;
+  FunctionHook* self = nullptr;
+  self = new FunctionHook([&] {
+    ++runs;
+    delete self;
+  });
+  ring_->AtTurnEnd(self);
+  ring_->Turn(kShort);
+  EXPECT_EQ(runs, 1);
+}
+
+TEST_F(RingTest, TasksPostedBeforeTheFirstTurnRunInIt) {
+  std::vector<int> order;
+  ring_->Post([&] { order.push_back(1); });
+  ring_->Post([&] {
+    order.push_back(2);
+    ring_->Post([&] { order.push_back(3); });
+  });
+  ring_->Turn(kLong);
+  ring_->Turn(kLong);
+  EXPECT_THAT(order, ElementsAre(1, 2, 3));
+}
+
+TEST_F(RingTest, ATaskIsDestroyedBeforeTheNextRuns) {
+  auto held = std::make_shared<int>(0);
+  std::weak_ptr<int> watched = held;
+  bool gone = false;
+  ring_->Post([held = std::move(held)] { EXPECT_EQ(*held, 0); });
+  ring_->Post([&] { gone = watched.expired(); });
+  ring_->Turn(kLong);
+  EXPECT_TRUE(gone);
+}
+
+TEST(RingTasksTest, TasksThatNeverRanAreDestroyedWithTheRing) {
+  auto held = std::make_shared<int>(0);
+  std::weak_ptr<int> watched = held;
+  std::unique_ptr<Ring> ring = CreateRing();
+  ring->Post([held = std::move(held)] { EXPECT_EQ(*held, 0); });
+  EXPECT_FALSE(watched.expired());
+  ring.reset();
+  EXPECT_TRUE(watched.expired());
+}
+
+TEST_F(RingTest, StopBeforeRunEndsItAtOnce) {
+  ring_->Stop();
+  ring_->Run();
+  int ran = 0;
+  ring_->Post([&] {
+    ++ran;
+    ring_->Stop();
+  });
+  ring_->Run();
+  EXPECT_EQ(ran, 1);
+}
+
+TEST_F(RingTest, DrainCancelsWhatIsLeft) {
+  Pipe pipe;
+  char text[8];
+  std::array<Recorder, 100> operations;
+  for (Recorder& operation : operations) {
+    ring_->Start(&operation, [&](io_uring_sqe* entry) {
+      io_uring_prep_read(entry, pipe.read_end.get(), text, sizeof(text), 0);
+    });
+  }
+  ring_->Turn(absl::ZeroDuration());
+  EXPECT_TRUE(ring_->Drain(kLong));
+  for (Recorder& operation : operations) EXPECT_THAT(operation.results, ElementsAre(-ECANCELED));
+}
+
+TEST_F(RingTest, DrainGivesUpAtItsLimit) {
+  Recorder operation;
+  operation.then = [&] {
+    operation.results.clear();
+    StartNop(ring_.get(), &operation);
+  };
+  StartNop(ring_.get(), &operation);
+  EXPECT_FALSE(ring_->Drain(kShort));
+  operation.then = nullptr;
+  EXPECT_TRUE(ring_->Drain(kLong));
+}
+
+TEST(RingBuffersTest, FixedReadsAndWritesUseTheSlot) {
+  std::unique_ptr<Ring> ring = CreateRing({.buffers = 2});
+  alignas(4096) static std::array<uint8_t, 8192> memory;
+  absl::StatusOr<int> slot = ring->RegisterBuffer(memory.data(), memory.size());
+  ASSERT_TRUE(slot.ok()) << slot.status();
+
+  UniqueFd file(memfd_create("ring_test", MFD_CLOEXEC));
+  memory.fill('w');
+  Recorder writing, reading, outside;
+  ring->Start(&writing, [&](io_uring_sqe* entry) {
+    io_uring_prep_write_fixed(entry, file.get(), memory.data(), 4096, 0, *slot);
+  });
+  TurnUntil(ring.get(), [&] { return !writing.results.empty(); });
+  EXPECT_THAT(writing.results, ElementsAre(4096));
+
+  memory.fill(0);
+  ring->Start(&reading, [&](io_uring_sqe* entry) {
+    io_uring_prep_read_fixed(entry, file.get(), memory.data() + 4096, 4096, 0, *slot);
+  });
+  ring->Start(&outside, [&](io_uring_sqe* entry) {
+    io_uring_prep_read_fixed(entry, file.get(), memory.data() + 4096, 8192, 0, *slot);
+  });
+  TurnUntil(ring.get(), [&] { return !reading.results.empty() && !outside.results.empty(); });
+  EXPECT_THAT(reading.results, ElementsAre(4096));
+  EXPECT_THAT(outside.results, ElementsAre(-EFAULT));
+  EXPECT_EQ(memory[4095], 0);
+  EXPECT_EQ(memory[4096], 'w');
+  EXPECT_EQ(memory[8191], 'w');
+  EXPECT_TRUE(ring->Drain(kLong));
+}
+
+TEST(RingBuffersTest, SlotsRunOutAndComeBack) {
+  std::unique_ptr<Ring> ring = CreateRing({.buffers = 2});
+  alignas(4096) static std::array<uint8_t, 4096> memory;
+  absl::StatusOr<int> first = ring->RegisterBuffer(memory.data(), memory.size());
+  absl::StatusOr<int> second = ring->RegisterBuffer(memory.data(), memory.size());
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_NE(*first, *second);
+  EXPECT_EQ(StatusToErrno(ring->RegisterBuffer(memory.data(), memory.size()).status()), ENOSPC);
+
+  ring->UnregisterBuffer(*first);
+  absl::StatusOr<int> third = ring->RegisterBuffer(memory.data(), memory.size());
+  ASSERT_TRUE(third.ok()) << third.status();
+  EXPECT_EQ(*third, *first);
+}
+
+TEST(RingBuffersTest, AFreeSlotNamesNoMemory) {
+  std::unique_ptr<Ring> ring = CreateRing({.buffers = 1});
+  alignas(4096) static std::array<uint8_t, 4096> memory;
+  absl::StatusOr<int> slot = ring->RegisterBuffer(memory.data(), memory.size());
+  ASSERT_TRUE(slot.ok());
+  ring->UnregisterBuffer(*slot);
+  UniqueFd file(memfd_create("ring_test", MFD_CLOEXEC));
+  Recorder writing;
+  ring->Start(&writing, [&](io_uring_sqe* entry) {
+    io_uring_prep_write_fixed(entry, file.get(), memory.data(), 4096, 0, *slot);
+  });
+  TurnUntil(ring.get(), [&] { return !writing.results.empty(); });
+  EXPECT_THAT(writing.results, ElementsAre(-EFAULT));
+  EXPECT_TRUE(ring->Drain(kLong));
+}
+
+TEST(RingBuffersTest, MemoryThatIsNotMappedIsRefusedAndTakesNoSlot) {
+  std::unique_ptr<Ring> ring = CreateRing({.buffers = 1});
+  EXPECT_EQ(StatusToErrno(ring->RegisterBuffer(reinterpret_cast<void*>(4096), 4096).status()),
+            EFAULT);
+  alignas(4096) static std::array<uint8_t, 4096> memory;
+  EXPECT_TRUE(ring->RegisterBuffer(memory.data(), memory.size()).ok());
+}
+
+std::unique_ptr<RingThread> StartThread(const Ring::Options& options = {}) {
+  absl::StatusOr<std::unique_ptr<RingThread>> thread = RingThread::Start("ring-test", options);
+  EXPECT_TRUE(thread.ok()) << thread.status();
+  return *std::move(thread);
+}
+
+TEST(RingThreadTest, OwnsItsRingFromTheStart) {
+  std::unique_ptr<RingThread> thread = StartThread();
+  EXPECT_FALSE(thread->ring()->OnOwnThread());
+  bool on_own_thread = false;
+  char name[16] = {};
+  thread->RunAndWait([&] {
+    on_own_thread = thread->ring()->OnOwnThread();
+    pthread_getname_np(pthread_self(), name, sizeof(name));
+  });
+  EXPECT_TRUE(on_own_thread);
+  EXPECT_STREQ(name, "ring-test");
+}
+
+TEST(RingThreadTest, BuffersMayBeRegisteredOnTheRunningThread) {
+  std::unique_ptr<RingThread> thread = StartThread({.buffers = 1});
+  alignas(4096) static std::array<uint8_t, 4096> memory;
+  absl::Status status;
+  thread->RunAndWait(
+      [&] { status = thread->ring()->RegisterBuffer(memory.data(), memory.size()).status(); });
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+TEST(RingThreadTest, TasksOfEachCallerRunInTheirOrder) {
+  constexpr int kCallers = 8;
+  constexpr int kTasks = 2000;
+  std::unique_ptr<RingThread> thread = StartThread();
+  std::array<std::vector<int>, kCallers> seen;  // touched on the ring's thread only
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < kCallers; ++caller) {
+    callers.emplace_back([&, caller] {
+      for (int i = 0; i < kTasks; ++i) {
+        thread->ring()->Post([&seen, caller, i] { seen[caller].push_back(i); });
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  thread->RunAndWait([] {});
+  for (const std::vector<int>& tasks : seen) {
+    ASSERT_EQ(tasks.size(), static_cast<size_t>(kTasks));
+    EXPECT_TRUE(std::is_sorted(tasks.begin(), tasks.end()));
+  }
+}
+
+// Each task is posted only after the last has run, so that every one must wake a sleeping ring.
+TEST(RingThreadTest, NoWakeUpIsLost) {
+  std::unique_ptr<RingThread> thread = StartThread();
+  for (int i = 0; i < 5000; ++i) {
+    absl::Notification ran;
+    thread->ring()->Post([&] { ran.Notify(); });
+    ASSERT_TRUE(ran.WaitForNotificationWithTimeout(kLong)) << "task " << i;
+  }
+}
+
+TEST(RingThreadTest, TwoRingsPostToEachOther) {
+  std::unique_ptr<RingThread> left = StartThread();
+  std::unique_ptr<RingThread> right = StartThread();
+  absl::Notification done;
+  int hits = 0;  // handed to and fro with the ball
+  std::function<void(Ring*, Ring*)> hit = [&](Ring* here, Ring* there) {
+    if (++hits == 2000) return done.Notify();
+    there->Post([&hit, here, there] { hit(there, here); });
+  };
+  left->ring()->Post([&] { hit(left->ring(), right->ring()); });
+  ASSERT_TRUE(done.WaitForNotificationWithTimeout(kLong));
+}
+
+TEST(RingThreadTest, StopsUnderLoad) {
+  for (int round = 0; round < 20; ++round) {
+    std::array<Recorder, 64> operations;
+    Pipe pipe;
+    char text[8];
+    Recorder waiting;
+    FunctionHook* self = nullptr;
+    std::unique_ptr<RingThread> thread = StartThread({.entries = 8, .completions = 16});
+    Ring* ring = thread->ring();
+    bool stopping = false;
+    FunctionHook busy([&] {
+      if (!stopping) ring->InNextTurn(self);
+    });
+    self = &busy;
+    thread->RunAndWait([&] {
+      for (Recorder& operation : operations) {
+        operation.then = [&] {
+          operation.results.clear();
+          if (!stopping) StartNop(ring, &operation);
+        };
+        StartNop(ring, &operation);
+      }
+      ring->Start(&waiting, [&](io_uring_sqe* entry) {
+        io_uring_prep_read(entry, pipe.read_end.get(), text, sizeof(text), 0);
+      });
+      ring->InNextTurn(self);
+    });
+    absl::SleepFor(absl::Milliseconds(1));
+    ring->Post([&] { stopping = true; });
+    thread.reset();
+    EXPECT_THAT(waiting.results, ElementsAre(-ECANCELED)) << "round " << round;
+  }
+}
+
+TEST(RingThreadTest, ManyThreadsStopOneRing) {
+  std::unique_ptr<RingThread> thread = StartThread();
+  absl::Barrier* barrier = new absl::Barrier(4);
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 4; ++i) {
+    callers.emplace_back([&, barrier] {
+      if (barrier->Block()) delete barrier;
+      thread->ring()->Stop();
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  thread.reset();
+}
+
+TEST(RingCreateTest, FailsWithTheKernelsErrno) {
+  EXPECT_EQ(StatusToErrno(Ring::Create({.entries = 0}).status()), EINVAL);
+}
+
+class Counter {
+ public:
+  void Completed(int32_t result, uint32_t) { results_.push_back(result); }
+  void Turned() { ++turns_; }
+
+  MethodOperation<&Counter::Completed> operation{this};
+  MethodHook<&Counter::Turned> hook{this};
+  std::vector<int32_t> results_;
+  int turns_ = 0;
+};
+
+TEST_F(RingTest, MethodsServeAsOperationsAndHooks) {
+  Counter counter;
+  StartNop(ring_.get(), &counter.operation);
+  ring_->AtTurnEnd(&counter.hook);
+  ring_->Turn(kLong);
+  EXPECT_THAT(counter.results_, ElementsAre(0));
+  EXPECT_EQ(counter.turns_, 1);
+}
+
+}  // namespace
+}  // namespace rnbd

@@ -1,0 +1,108 @@
+#ifndef RNBD_CONFIG_CLIENT_CONFIG_H_
+#define RNBD_CONFIG_CLIENT_CONFIG_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "common/rnbd_messages.h"
+#include "config/common_options.h"
+#include "rtrs/address.h"
+
+// client.yaml, checked and with every default filled in. docs/configuration.md has the meaning of
+// each key for the people who write the file; this header has what the client may rely on.
+namespace rnbd::config {
+
+// How a session chooses a path for each request (protocol page, section 6.1). See NotInForce().
+enum class PathPolicy : uint8_t { kRoundRobin, kMinInflight, kMinLatency };
+absl::string_view PathPolicyName(PathPolicy policy);  // "round-robin", ...
+
+enum class LoopAttach : uint8_t {
+  kNo,
+  kAuto,  // attach a loop device, link /dev/rnbd/NAME to it
+};
+
+struct ClientDeviceConfig {
+  std::string path;  // what the server is asked for, 1..254 bytes; unique in its session
+  // The file's name in the mount: one component, 1..255 bytes, unique in the file, not "sys".
+  std::string name;
+  AccessMode access = AccessMode::kReadWrite;
+  // How long a request waits while no path is up: 0 fails it at once, InfiniteDuration waits. See
+  // NotInForce().
+  absl::Duration io_hold = absl::InfiniteDuration();
+  LoopAttach loop = LoopAttach::kNo;
+  Origin origin;
+  friend bool operator==(const ClientDeviceConfig&, const ClientDeviceConfig&) = default;
+};
+
+// What may be set for all sessions and for each of them.
+struct ClientSessionSettings {
+  PathPolicy policy = PathPolicy::kMinInflight;
+  absl::Duration io_hold = absl::InfiniteDuration();  // default of the devices
+  HeartbeatOptions heartbeat = {absl::Seconds(1), absl::Seconds(5)};
+  absl::Duration connect_timeout = absl::Seconds(30);      // of one path with all its connections
+  absl::Duration reconnect_min = absl::Milliseconds(200);  // back-off between attempts
+  absl::Duration reconnect_max = absl::Seconds(30);
+  friend bool operator==(const ClientSessionSettings&, const ClientSessionSettings&) = default;
+};
+
+struct ClientSessionConfig {
+  std::string name;                      // rules of section 2.8; unique in the file
+  std::vector<rtrs::PathAddress> paths;  // 1..kMaxPaths, all different
+  ClientSessionSettings settings;
+  std::vector<ClientDeviceConfig> devices;
+  Origin origin;
+  friend bool operator==(const ClientSessionConfig&, const ClientSessionConfig&) = default;
+};
+
+// Buffers of each worker, allocated and registered at start, so that nothing is allocated under
+// writeback.
+struct RequestMemory {
+  uint32_t small_buffers = 512;  // of 16 KiB
+  uint32_t large_buffers = 32;   // of 1 MiB
+  friend bool operator==(const RequestMemory&, const RequestMemory&) = default;
+};
+
+struct MountConfig {
+  bool allow_other = false;
+  friend bool operator==(const MountConfig&, const MountConfig&) = default;
+};
+
+struct ClientConfig {
+  std::vector<ClientSessionConfig> sessions;  // at least one
+  int workers = 1;                            // 1..kMaxWorkers, "auto" resolved
+  uint32_t queue_depth = 512;     // requests that a worker takes from the kernel; 64 at least
+  bool payload_checksum = false;  // stream fabrics; in force where either end asks for it
+  RequestMemory request_memory;
+  MountConfig mount;
+  absl::Duration drain_timeout = absl::Seconds(4);
+  LogConfig log;
+
+  friend bool operator==(const ClientConfig&, const ClientConfig&) = default;
+};
+
+// Paths of one session at the most (protocol page, section 0.1).
+inline constexpr size_t kMaxPaths = 128;
+
+// Reads and checks a file. A file that cannot be read gives the system's error; otherwise
+// kInvalidArgument holds every problem, one a line, as "file:line:column: what is wrong, what was
+// expected".
+absl::StatusOr<ClientConfig> LoadClientConfig(const std::string& path);
+
+// The same for the text of a file; `file` is its name in messages.
+absl::StatusOr<ClientConfig> ParseClientConfig(absl::string_view text, absl::string_view file);
+
+// What the file asks for and this version of the client does not do, a sentence for each key: to be
+// logged as warnings at start. Empty where everything is in force.
+std::vector<std::string> NotInForce(const ClientConfig& config);
+
+// What a client with this configuration would do, in lines that a person can check (--check).
+// NotInForce() comes last.
+std::string Describe(const ClientConfig& config);
+
+}  // namespace rnbd::config
+
+#endif  // RNBD_CONFIG_CLIENT_CONFIG_H_

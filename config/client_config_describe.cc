@@ -1,0 +1,118 @@
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "config/client_config.h"
+#include "config/units.h"
+
+namespace rnbd::config {
+namespace {
+
+// Devices for which a key asks for more than is done: how many, and where the first one stands.
+class Devices {
+ public:
+  void Add(const ClientDeviceConfig& device) {
+    if (count_++ == 0) first_ = &device;
+  }
+  bool empty() const { return count_ == 0; }
+  const ClientDeviceConfig& first() const { return *first_; }
+  std::string ToString() const {
+    const std::string first = absl::StrCat(first_->name, " (", first_->origin.text, ")");
+    if (count_ == 1) return absl::StrCat("device ", first);
+    return absl::StrCat(count_, " devices, the first is ", first);
+  }
+
+ private:
+  size_t count_ = 0;
+  const ClientDeviceConfig* first_ = nullptr;
+};
+
+std::string DescribeSession(const ClientSessionConfig& session) {
+  const ClientSessionSettings& settings = session.settings;
+  std::string text = absl::StrCat("session ", session.name, " (", session.origin.text, ")\n");
+  for (const rtrs::PathAddress& path : session.paths) {
+    absl::StrAppend(&text, "  path ", path.ToString(), "\n");
+  }
+  if (session.paths.size() > 1) {
+    absl::StrAppend(&text, "  each request takes the path with the fewest requests in flight\n");
+  }
+  absl::StrAppend(&text, "  connecting may take ", DurationToString(settings.connect_timeout),
+                  ", is tried again after ", DurationToString(settings.reconnect_min), " to ",
+                  DurationToString(settings.reconnect_max), "\n");
+  absl::StrAppend(&text, "  a path is dead after ", DurationToString(settings.heartbeat.timeout),
+                  " without a sign of life, with a heartbeat every ",
+                  DurationToString(settings.heartbeat.interval), "\n");
+  absl::StrAppend(&text,
+                  "  requests on a path that is lost, and while none is up, fail with EIO\n");
+  for (const ClientDeviceConfig& device : session.devices) {
+    absl::StrAppend(&text, "  file ", device.name, " is ", device.path, ", ",
+                    AccessModeName(device.access), "\n");
+  }
+  if (session.devices.empty()) absl::StrAppend(&text, "  no devices\n");
+  return text;
+}
+
+// The addresses of RDMA.
+void AddPath(const ClientSessionConfig& session, const rtrs::PathAddress& path,
+             std::vector<std::string>* sentences) {
+  const rtrs::AddressScheme scheme = path.destination.scheme;
+  if (scheme != rtrs::AddressScheme::kIp && scheme != rtrs::AddressScheme::kGid) return;
+  sentences->push_back(absl::StrCat(
+      "path ", path.ToString(), " of session ", session.name, " (", session.origin.text,
+      ") is not in force: this version has no RDMA, and does not start with it"));
+}
+
+}  // namespace
+
+std::vector<std::string> NotInForce(const ClientConfig& config) {
+  std::vector<std::string> sentences;
+  Devices holding;
+  Devices looping;
+  for (const ClientSessionConfig& session : config.sessions) {
+    for (const rtrs::PathAddress& path : session.paths) AddPath(session, path, &sentences);
+    const PathPolicy policy = session.settings.policy;
+    if (policy != PathPolicy::kMinInflight && session.paths.size() > 1) {
+      sentences.push_back(absl::StrCat(
+          "policy: ", PathPolicyName(policy), " is not in force for session ", session.name, " (",
+          session.origin.text, "): each request takes the path with the fewest in flight"));
+    }
+    for (const ClientDeviceConfig& device : session.devices) {
+      if (device.io_hold != absl::ZeroDuration()) holding.Add(device);
+      if (device.loop == LoopAttach::kAuto) looping.Add(device);
+    }
+  }
+  if (!holding.empty()) {
+    sentences.push_back(absl::StrCat(
+        "io_hold: ", DurationToString(holding.first().io_hold), " is not in force for ",
+        holding.ToString(),
+        ": requests fail with EIO when their path is lost, and while no path is up, as with 0"));
+  }
+  if (!looping.empty()) {
+    sentences.push_back(
+        absl::StrCat("loop: auto is not in force for ", looping.ToString(),
+                     ": attach a loop device with losetup --find --show --direct-io=on FILE"));
+  }
+  return sentences;
+}
+
+std::string Describe(const ClientConfig& config) {
+  std::string text =
+      absl::StrCat("workers: ", config.workers, ", each with a connection on every path, ",
+                   config.request_memory.small_buffers, " small and ",
+                   config.request_memory.large_buffers, " large buffers\n");
+  absl::StrAppend(&text, "each worker takes up to ", config.queue_depth,
+                  " requests of the mount; it is for ",
+                  config.mount.allow_other ? "every user" : "the user who mounts it", "\n");
+  absl::StrAppend(&text, "payload_checksum: ",
+                  config.payload_checksum ? "yes" : "only for servers that ask for it",
+                  "; log level: ", config.log.level, "\n");
+  absl::StrAppend(&text, "SIGTERM lets requests finish for up to ",
+                  DurationToString(config.drain_timeout), "\n");
+  for (const ClientSessionConfig& session : config.sessions) text += DescribeSession(session);
+  for (const std::string& sentence : NotInForce(config)) absl::StrAppend(&text, sentence, "\n");
+  return text;
+}
+
+}  // namespace rnbd::config

@@ -1,0 +1,48 @@
+#ifndef RNBD_CONFIG_COMMON_OPTIONS_H_
+#define RNBD_CONFIG_COMMON_OPTIONS_H_
+
+#include <string>
+
+#include "absl/time/time.h"
+#include "config/map_reader.h"
+
+// What both configuration files have.
+namespace rnbd::config {
+
+// Workers of one process at the most: as many connections may belong to a path.
+inline constexpr int kMaxWorkers = 32;
+
+// Where in a file something was written, as "server.yaml:12", for messages about it. It is not part
+// of a configuration's value: a comment inserted above changes nothing.
+struct Origin {
+  std::string text;
+  friend bool operator==(const Origin&, const Origin&) { return true; }
+};
+
+// Signs of life on a path (protocol page, section 5).
+struct HeartbeatOptions {
+  absl::Duration interval;  // between two heartbeats on an idle path
+  absl::Duration timeout;   // without any sign of life: the path is dead
+  friend bool operator==(const HeartbeatOptions&, const HeartbeatOptions&) = default;
+};
+
+struct LogConfig {
+  std::string level = "info";  // for rnbd::LogOptions
+  friend bool operator==(const LogConfig&, const LogConfig&) = default;
+};
+
+// "workers: auto | N"; auto: as many as there are processors that this process may use, up to
+// kMaxWorkers.
+void ReadWorkers(MapReader* reader, int* workers);
+// "heartbeat: {interval, timeout}".
+void ReadHeartbeat(MapReader* reader, HeartbeatOptions* heartbeat);
+// "log: {level}".
+void ReadLog(MapReader* reader, LogConfig* log);
+
+// What is wrong with a session's name (protocol page, section 2.8), or "". In a pattern, '*' and
+// '?' may stand as well.
+std::string SessionNameError(absl::string_view name);
+
+}  // namespace rnbd::config
+
+#endif  // RNBD_CONFIG_COMMON_OPTIONS_H_

@@ -1,0 +1,170 @@
+#ifndef RNBD_RTRS_CLIENT_PATH_H_
+#define RNBD_RTRS_CLIENT_PATH_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "common/ring.h"
+#include "common/unique_mapping.h"
+#include "rtrs/address.h"
+#include "rtrs/client_connection.h"
+#include "rtrs/fabric.h"
+#include "rtrs/heartbeat.h"
+#include "rtrs/messages.h"
+
+namespace rnbd::rtrs {
+
+struct ClientPathSettings {
+  absl::Duration connect_timeout;  // for all connections of the path together, and INFO
+  absl::Duration reconnect_min;  // wait before the first new attempt, doubled for each further one
+  absl::Duration reconnect_max;
+  HeartbeatSettings heartbeat;
+};
+
+class ClientPath;
+
+// The session of a path. On the control thread unless said otherwise.
+class ClientPathOwner {
+ public:
+  // The server accepted the first connection of an attempt: the tables to work with, or why this
+  // server is not the one that the session knows.
+  virtual absl::StatusOr<ClientTables*> OnGeometry(const SessionGeometry& geometry) = 0;
+  // Whether any path is connected: then an attempt joins a session that the server knows (section
+  // 2.2, first_conn).
+  virtual bool HasConnectedPath() const = 0;
+  // All connections work, and every lane has its own.
+  virtual void OnPathUp(ClientPath* path) = 0;
+  // A connected path was lost, or an attempt to connect failed. The next attempt is `retry_in`
+  // away; infinite when the path was closed.
+  virtual void OnPathDown(ClientPath* path, bool was_connected, const absl::Status& why,
+                          absl::Duration retry_in) = 0;
+  // Permits of requests that failed with an earlier connection of the path: the server has let go
+  // of their chunks.
+  virtual void OnPermitsReturned(const std::vector<uint32_t>& permits) = 0;
+
+  // On the connection's thread: see ClientConnectionOwner.
+  virtual void OnConnectionReady(ClientConnection* connection) = 0;
+  virtual void OnPermitFree(size_t lane, uint32_t permit) = 0;
+  virtual void OnConnectionLost(ClientConnection* connection) = 0;
+
+ protected:
+  ~ClientPathOwner() = default;
+};
+
+// One path of a client's session: connects all its connections, one after the other (protocol page,
+// section 2.2), exchanges INFO, watches the peer by heartbeat, and after a failure takes everything
+// down and begins anew.
+//
+// Lives on the control thread, where its connection 0 runs as well; connection n runs on the ring
+// of lane n - 1.
+class ClientPath final : private ClientConnectionOwner {
+ public:
+  enum class State : uint8_t {
+    kIdle,
+    kConnecting,
+    kConnected,
+    kDisconnecting,  // until the last connection is down
+    kWaiting,        // for the next attempt
+    kClosed,
+  };
+
+  // `workers` are the rings of the lanes; the control ring comes last among the session's lanes.
+  ClientPath(ClientPathOwner* owner, Fabric* fabric, PathAddress address, const Uuid& session_uuid,
+             std::string session_name, const ClientPathSettings& settings, Ring* control,
+             std::vector<Ring*> workers);
+  ~ClientPath();
+
+  // Begins to connect, once.
+  void Connect();
+  // Takes the path down for good; `closed` runs when no callback will come any more, and may
+  // destroy the path.
+  void Close(std::function<void()> closed);
+
+  State state() const { return state_; }
+  const PathAddress& address() const { return address_; }
+  absl::Duration latency() const { return heartbeat_.latency(); }
+
+ private:
+  static bool MayFollow(State from, State to);
+  void Enter(State next);
+
+  void StartAttempt();
+  absl::Status PrepareAttempt();
+  absl::Status AddConnection();
+  void Established(ClientConnection* connection, absl::Span<const uint8_t> private_data);
+  absl::Status TakeAcceptance(ClientConnection* connection, absl::Span<const uint8_t> private_data);
+  absl::Status RegisterMemory();
+  absl::Status SendInfoRequest();
+  absl::Status TakeInfoResponse(absl::Span<const uint8_t> message);
+  void Ready();
+  void Fail(const absl::Status& why);
+  void Down(ClientConnection* connection, const absl::Status& why);
+  void Quiesce();
+  void AttemptOver();
+  void ReturnPermits();
+  absl::Duration NextWait();
+  void OnTimer();
+  std::string MissingStep() const;
+  void OnHeartbeatTimer();
+
+  void OnConnectionEstablished(ClientConnection* connection,
+                               absl::Span<const uint8_t> private_data) override;
+  void OnInfoResponse(ClientConnection* connection, absl::Span<const uint8_t> message) override;
+  void OnConnectionReady(ClientConnection* connection) override;
+  void OnHeartbeatAck(ClientConnection* connection) override;
+  void OnPermitFree(ClientConnection* connection, uint32_t permit) override;
+  void OnConnectionLost(ClientConnection* connection) override;
+  void OnConnectionDown(ClientConnection* connection, const absl::Status& why,
+                        absl::Span<const uint8_t> private_data) override;
+
+  ClientPathOwner* const owner_;
+  Fabric* const fabric_;
+  const PathAddress address_;
+  const Uuid session_uuid_;
+  const std::string session_name_;
+  const ClientPathSettings settings_;
+  Ring* const control_;
+  const std::vector<Ring*> workers_;
+  const Uuid path_uuid_;
+
+  State state_ = State::kIdle;
+  uint16_t recon_cnt_ = 0;
+  int failed_attempts_ = 0;
+  absl::Status why_;
+  std::function<void()> closed_;
+  Ring::Timer timer_;
+  Ring::Timer heartbeat_timer_;
+  Heartbeat heartbeat_;
+  std::atomic<bool> heard_{false};
+
+  // A chunk is not used again while the server may still work in it for a request that failed with
+  // its connection: what it reads from disk would spoil the data of a later write. It has let go
+  // when it accepts this path anew, or has had the time to notice that the path is lost.
+  std::vector<uint32_t> stranded_permits_;
+  Ring::Timer permit_timer_;
+
+  // Of the attempt under way or the connected path.
+  bool was_connected_ = false;
+  bool first_ = true;
+  bool info_sent_ = false;
+  std::unique_ptr<Domain> domain_;
+  Acceptance acceptance_;
+  ClientTables* tables_ = nullptr;
+  PathMemory memory_;
+  UniqueMapping info_;  // INFO_REQ, then room for INFO_RSP
+  Region info_region_;
+  size_t connections_up_ = 0;  // not yet reported down
+  size_t connections_ready_ = 0;
+  std::vector<std::unique_ptr<ClientConnection>> connections_;
+};
+
+}  // namespace rnbd::rtrs
+
+#endif  // RNBD_RTRS_CLIENT_PATH_H_

@@ -1,0 +1,160 @@
+#ifndef RNBD_RTRS_CLIENT_SESSION_H_
+#define RNBD_RTRS_CLIENT_SESSION_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "common/ring.h"
+#include "common/unique_mapping.h"
+#include "rtrs/address.h"
+#include "rtrs/client_path.h"
+#include "rtrs/client_request.h"
+#include "rtrs/fabric.h"
+#include "rtrs/permits.h"
+
+namespace rnbd::rtrs {
+
+struct ClientSessionOptions {
+  std::string name;                // section 2.8: no '/' and no '.', at most 254 characters
+  std::vector<PathAddress> paths;  // at least one
+  // Areas that data of requests lies in; registered with every path, writable by the server. At
+  // most ClientSession::kMaxAreas.
+  std::vector<absl::Span<uint8_t>> memory;
+  ClientPathSettings path;
+};
+
+// Who is told of the session's fortune, on the control thread. The session itself logs each path
+// that connects or is lost.
+class ClientSessionHandler {
+ public:
+  // The first path came up. Requests may be submitted on every lane; devices must be opened again,
+  // for the server knows none of them.
+  virtual void OnSessionUp() = 0;
+  // The last path went down. Every request in flight on it has failed with ECONNABORTED.
+  virtual void OnSessionDown(const absl::Status& why) = 0;
+  // An attempt to connect a path failed; the next one is `retry_in` away.
+  virtual void OnConnectFailed(const PathAddress& path, const absl::Status& why,
+                               absl::Duration retry_in) = 0;
+
+ protected:
+  ~ClientSessionHandler() = default;
+};
+
+// The client's end of a session: permits, paths, and the way of each request from a thread to a
+// connection of the same thread and back.
+//
+// Threads are numbered lanes: the workers 0 to n-1, and the control thread, n, where connecting,
+// heartbeats and messages of the session itself run over connection 0 of each path. A request is
+// completed on the thread that submitted it; between the two there is no lock and no allocation.
+// docs/sessions.md tells the whole of it.
+class ClientSession final : private ClientPathOwner {
+ public:
+  static constexpr size_t kMaxWorkers = Permits::kMaxTakers - 1;
+  static constexpr size_t kMaxAreas = 4;
+
+  // Any thread; nothing happens before Start(). `fabric`, rings, `handler` and memory outlive the
+  // session.
+  static absl::StatusOr<std::unique_ptr<ClientSession>> Create(ClientSessionOptions options,
+                                                               Fabric* fabric, Ring* control,
+                                                               std::vector<Ring*> workers,
+                                                               ClientSessionHandler* handler);
+  // Control thread, after Close() has called back, or before Start().
+  ~ClientSession();
+
+  // Control thread: connects all paths, and connects again those that fail, until Close().
+  void Start();
+
+  // Control thread, once: disconnects every path. Requests still in flight fail with ECONNABORTED
+  // on their own threads before `done` runs on the control thread; `done` may destroy the session.
+  // Nothing may be submitted from then on.
+  void Close(std::function<void()> done);
+
+  // On the thread of `lane`: sends the request over a connected path as soon as it has a permit.
+  // Without a connected path it is done with ECONNABORTED. May complete within the call.
+  void Submit(size_t lane, ClientRequest* request);
+
+  size_t control_lane() const { return workers_.size(); }
+  size_t worker_count() const { return workers_.size(); }
+
+  // Any thread. Of the session once it was up; later connections must agree, but for max_io_size,
+  // which may be larger. Before, a queue depth of 0.
+  SessionGeometry geometry() const;
+  bool connected() const { return connected_paths() > 0; }
+  int connected_paths() const { return connected_paths_.load(std::memory_order_acquire); }
+  const std::string& name() const { return options_.name; }
+
+ private:
+  // What one thread needs. Touched by that thread only.
+  struct alignas(64) Lane {
+    Ring* ring = nullptr;
+    std::vector<ClientConnection*> connections;  // one of each connected path
+    // Of each of them, in flight at the same time.
+    uint32_t max_in_flight = 0;
+    // Requests without a permit, in order.
+    ClientRequest* first_waiting = nullptr;
+    ClientRequest* last_waiting = nullptr;
+    // Permits that went from one request of this lane straight to the next, since another lane had
+    // the chance to get one.
+    uint32_t permits_kept = 0;
+  };
+
+  ClientSession(ClientSessionOptions options, Fabric* fabric, Ring* control,
+                std::vector<Ring*> workers, ClientSessionHandler* handler);
+
+  absl::StatusOr<ClientTables*> OnGeometry(const SessionGeometry& geometry) override;
+  bool HasConnectedPath() const override;
+  void OnPathUp(ClientPath* path) override;
+  void OnPathDown(ClientPath* path, bool was_connected, const absl::Status& why,
+                  absl::Duration retry_in) override;
+  void OnPermitsReturned(const std::vector<uint32_t>& permits) override;
+  void OnConnectionReady(ClientConnection* connection) override;
+  void OnPermitFree(size_t lane, uint32_t permit) override;
+  void OnConnectionLost(ClientConnection* connection) override;
+
+  size_t AttemptsUnderWay() const;
+  void ConnectIdlePath();
+  void Quiesce();
+  ClientConnection* ChooseConnection(const Lane& lane) const;
+  void Wait(Lane* lane, ClientRequest* request);
+  ClientRequest* NextWaiting(Lane* lane);
+  bool SendWaiting(Lane* lane, uint32_t permit);
+  void ServeWaiting(size_t lane);
+  void FailWaiting(Lane* lane);
+  void UsePermit(size_t lane, uint32_t permit);
+  void GivePermit(size_t lane, uint32_t permit);
+  bool Fits(const ClientRequest& request) const;
+
+  const ClientSessionOptions options_;
+  Fabric* const fabric_;
+  Ring* const control_;
+  const std::vector<Ring*> workers_;
+  ClientSessionHandler* const handler_;
+  const Uuid uuid_;
+
+  std::vector<Lane> lanes_;
+  std::vector<std::unique_ptr<ClientPath>> paths_;
+  std::atomic<int> connected_paths_{0};
+  size_t paths_to_close_ = 0;
+  bool closing_ = false;
+  std::function<void()> closed_;
+
+  // Made when a server has accepted; for good once the session was up.
+  bool was_up_ = false;
+  UniqueMapping headers_;
+  std::unique_ptr<ClientTables> tables_;
+  std::unique_ptr<Permits> permits_;
+  // What others may see of tables_: nothing before the session was up.
+  std::atomic<const ClientTables*> published_tables_{nullptr};
+};
+
+}  // namespace rnbd::rtrs
+
+#endif  // RNBD_RTRS_CLIENT_SESSION_H_

@@ -1,0 +1,25 @@
+#include "rtrs/fabric.h"
+
+#include <cerrno>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/string_view.h"
+#include "common/status.h"
+
+namespace rnbd::rtrs {
+namespace {
+
+constexpr absl::string_view kGivenByPeerUrl = "rnbd/given-by-peer";
+
+}  // namespace
+
+bool IsViolation(const absl::Status& why) {
+  return StatusToErrno(why) == EPROTO && !why.GetPayload(kGivenByPeerUrl).has_value();
+}
+
+absl::Status GivenByPeer(absl::Status why) {
+  why.SetPayload(kGivenByPeerUrl, absl::Cord());
+  return why;
+}
+
+}  // namespace rnbd::rtrs

@@ -1,0 +1,110 @@
+#include "rtrs/refusal.h"
+
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+#include <string>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
+#include "common/status.h"
+#include "common/wire.h"
+
+namespace rnbd::rtrs {
+namespace {
+
+constexpr absl::string_view kPayloadUrl = "rnbd/refusal";
+
+struct Reason {
+  Le32 magic = kReasonMagic;
+  uint8_t number = 0;
+  uint8_t zero[3] = {};
+  Le32 limit = 0;
+
+  static constexpr uint32_t kReasonMagic = 0x64626e72;  // "rnbd"
+};
+static_assert(WireMessage<Reason> && sizeof(Reason) <= sizeof(ConnectResponse::reserved));
+
+struct Entry {
+  Refusal reason;
+  int error_number;
+  // '#' stands for the limit.
+  const char* words;
+};
+
+constexpr Entry kEntries[] = {
+    {Refusal::kShuttingDown, ECONNRESET, "the server is shutting down"},
+    {Refusal::kUnknownSession, ENXIO,
+     "a further path of a session that the server does not know; do all paths lead to one server?"},
+    {Refusal::kMaxSessions, ENOMEM, "the server has all its # sessions in use (max_sessions)"},
+    {Refusal::kMaxSessionsPerAddress, ENOMEM,
+     "the client's address has all its # sessions in use (max_sessions_per_address)"},
+    {Refusal::kMaxPathsPerSession, ECONNRESET,
+     "the session has all its # paths (max_paths_per_session)"},
+    {Refusal::kMaxConnectionsPerPath, ECONNRESET,
+     "more than # connections for one path (max_connections_per_path); the client opens one for "
+     "each of its workers"},
+    {Refusal::kMaxConnections, ENOMEM,
+     "the server has all its # connections in use (max_connections)"},
+    {Refusal::kMaxConnectionsPerAddress, ENOMEM,
+     "the client's address has all its # connections in use (max_connections_per_address)"},
+    {Refusal::kSessionClosing, ECONNRESET,
+     "the session's earlier paths are closing: their requests are being finished"},
+    {Refusal::kPathClosing, ECONNRESET,
+     "the path's earlier connections are closing: their requests are being finished"},
+    {Refusal::kPathIsNewer, ECONNRESET, "a later attempt has connected this path"},
+    {Refusal::kPathElsewhere, ECONNRESET, "the path belongs to another session or address"},
+    {Refusal::kSameEnds, EEXIST, "the session has another path between the same two addresses"},
+    {Refusal::kOtherCidNum, ECONNRESET, "the path was begun with another number of connections"},
+    {Refusal::kSameCid, ECONNRESET, "the path has this connection already"},
+    {Refusal::kPathConnected, ECONNRESET, "the path is connected already"},
+};
+
+const Entry* Find(uint8_t number) {
+  for (const Entry& entry : kEntries) {
+    if (static_cast<uint8_t>(entry.reason) == number) return &entry;
+  }
+  return nullptr;
+}
+
+std::string Words(const Entry& entry, uint32_t limit) {
+  return absl::StrReplaceAll(entry.words, {{"#", absl::StrCat(limit)}});
+}
+
+}  // namespace
+
+absl::Status Refuse(Refusal reason, uint32_t limit) {
+  const Entry& entry = *Find(static_cast<uint8_t>(reason));
+  absl::Status status = ErrnoToStatus(entry.error_number, Words(entry, limit));
+  Reason sent;
+  sent.number = static_cast<uint8_t>(reason);
+  sent.limit = limit;
+  status.SetPayload(kPayloadUrl, absl::Cord(absl::string_view(reinterpret_cast<const char*>(&sent),
+                                                              sizeof(sent))));
+  return status;
+}
+
+ConnectResponse MakeRefusal(const absl::Status& why) {
+  ConnectResponse response = MakeRejection(StatusToErrno(why));
+  if (const absl::optional<absl::Cord> reason = why.GetPayload(kPayloadUrl)) {
+    const std::string bytes(*reason);
+    std::memcpy(response.reserved, bytes.data(), bytes.size());
+  }
+  return response;
+}
+
+absl::Status ReadRefusal(absl::Span<const uint8_t> private_data) {
+  absl::Status rejection = ParseRejection(private_data);
+  Reason reason;
+  if (!CopyMessage(private_data, offsetof(ConnectResponse, reserved), &reason)) return rejection;
+  const Entry* entry = reason.magic == Reason::kReasonMagic ? Find(reason.number) : nullptr;
+  if (entry == nullptr) return rejection;
+  return ErrnoToStatus(
+      StatusToErrno(rejection),
+      absl::StrCat("the server rejected the connection: ", Words(*entry, reason.limit)));
+}
+
+}  // namespace rnbd::rtrs

@@ -1,0 +1,302 @@
+#include "rtrs/server.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cerrno>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "common/status.h"
+#include "rtrs/refusal.h"
+
+namespace rnbd::rtrs {
+namespace {
+
+constexpr std::chrono::seconds kLogInterval(5);
+
+// A client's port is a new one for each connection.
+bool SameHost(const Address& a, const Address& b) {
+  return a.scheme == b.scheme && a.host == b.host;
+}
+
+// What limits per address are counted by.
+std::string HostKey(const Address& client) {
+  return absl::StrCat(SchemeName(client.scheme), ":", client.host);
+}
+
+// Reconnect counters wrap around.
+bool IsLater(uint16_t recon_cnt, uint16_t than) {
+  return static_cast<int16_t>(static_cast<uint16_t>(recon_cnt - than)) > 0;
+}
+
+}  // namespace
+
+Server::Server(const ServerOptions& options, Ring* control, std::vector<Ring*> workers,
+               ServerHandler* handler)
+    : options_(options),
+      control_(control),
+      workers_(std::move(workers)),
+      handler_(handler),
+      log_rejections_(kLogInterval),
+      log_violations_(kLogInterval),
+      log_abandoned_(kLogInterval) {}
+
+Server::~Server() = default;
+
+bool Server::Session::closing() const {
+  return !paths.empty() && std::all_of(paths.begin(), paths.end(),
+                                       [](const ServerPath* path) { return path->closing(); });
+}
+
+absl::StatusOr<Address> Server::Listen(Fabric* fabric, const Address& address) {
+  ASSIGN_OR_RETURN(std::unique_ptr<Listener> listener, fabric->Listen(control_, address, this));
+  listeners_.push_back(std::move(listener));
+  return listeners_.back()->address();
+}
+
+void Server::OnIncoming(std::unique_ptr<IncomingConnection> incoming) {
+  absl::Status admitted = Admit(incoming.get());
+  if (admitted.ok()) return;
+  ++counters_.connections_rejected;
+  if (log_rejections_.Allow()) {
+    spdlog::warn("rejected a connection from {} at {}: {} ({} more not shown)",
+                 incoming->source().ToString(), incoming->destination().ToString(),
+                 admitted.message(), log_rejections_.TakeSuppressed());
+  }
+  const ConnectResponse refusal = MakeRefusal(admitted);
+  incoming->Reject(MessageBytes(refusal));
+}
+
+// The checks of section 2.4 in their order.
+absl::Status Server::Admit(IncomingConnection* incoming) {
+  if (shutting_down_) return Refuse(Refusal::kShuttingDown);
+  ASSIGN_OR_RETURN(ConnectRequest request, ParseConnectRequest(incoming->private_data()));
+  RETURN_IF_ERROR(CheckConnectionLimits(request, incoming->source()));
+  ASSIGN_OR_RETURN(Session * session, FindOrAddSession(request, incoming->source()));
+  absl::StatusOr<ServerPath*> path = FindOrAddPath(session, request, incoming);
+  absl::Status added = path.ok() ? (*path)->AddConnection(request, incoming) : path.status();
+  if (added.ok()) {
+    CountUsage((*path)->client(), 0, 1);
+    return added;
+  }
+  // A path that could not get even its first connection goes again, and its session with it.
+  if (path.ok() && (*path)->connections_open() == 0) (*path)->Close(added);
+  ForgetSessionIfEmpty(request.paths_uuid);
+  return added;
+}
+
+absl::Status Server::CheckConnectionLimits(const ConnectRequest& request, const Address& client) {
+  const ServerLimits& limits = options_.limits;
+  if (request.cid_num > limits.max_connections_per_path) {
+    return Refuse(Refusal::kMaxConnectionsPerPath, limits.max_connections_per_path);
+  }
+  if (usage_.connections >= limits.max_connections) {
+    return Refuse(Refusal::kMaxConnections, limits.max_connections);
+  }
+  auto address = usage_by_address_.find(HostKey(client));
+  if (address != usage_by_address_.end() &&
+      address->second.connections >= limits.max_connections_per_address) {
+    return Refuse(Refusal::kMaxConnectionsPerAddress, limits.max_connections_per_address);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Server::Session*> Server::FindOrAddSession(const ConnectRequest& request,
+                                                          const Address& client) {
+  const ServerLimits& limits = options_.limits;
+  auto known = sessions_.find(request.paths_uuid);
+  if (known != sessions_.end()) return known->second.get();
+  if (!request.first_conn()) return Refuse(Refusal::kUnknownSession);
+  if (usage_.sessions >= limits.max_sessions) {
+    return Refuse(Refusal::kMaxSessions, limits.max_sessions);
+  }
+  auto address = usage_by_address_.find(HostKey(client));
+  if (address != usage_by_address_.end() &&
+      address->second.sessions >= limits.max_sessions_per_address) {
+    return Refuse(Refusal::kMaxSessionsPerAddress, limits.max_sessions_per_address);
+  }
+  auto session = std::make_unique<Session>();
+  session->uuid = request.paths_uuid;
+  session->client = client;
+  Session* added = session.get();
+  sessions_[request.paths_uuid] = std::move(session);
+  CountUsage(client, 1, 0);
+  return added;
+}
+
+absl::StatusOr<ServerPath*> Server::FindOrAddPath(Session* session, const ConnectRequest& request,
+                                                  IncomingConnection* incoming) {
+  auto known = paths_.find(request.sess_uuid);
+  if (known != paths_.end()) {
+    return FindPath(known->second.get(), request, incoming->source());
+  }
+  // The client has lost them all. What it sent over them must not run beside what it sends now.
+  if (session->closing()) return Refuse(Refusal::kSessionClosing);
+  if (session->paths.size() >= options_.limits.max_paths_per_session) {
+    return Refuse(Refusal::kMaxPathsPerSession, options_.limits.max_paths_per_session);
+  }
+  for (const ServerPath* other : session->paths) {
+    if (SameHost(incoming->source(), other->client()) &&
+        incoming->destination() == other->server()) {
+      return Refuse(Refusal::kSameEnds);
+    }
+  }
+  ServerPathOwner* owner = this;
+  auto path = std::make_unique<ServerPath>(
+      owner, request, incoming->source(), incoming->destination(), options_.geometry, options_.path,
+      control_, workers_, next_worker_++ % workers_.size());
+  ServerPath* added = path.get();
+  session->paths.push_back(added);
+  paths_[request.sess_uuid] = std::move(path);
+  return added;
+}
+
+// Section 10, item 20: a client that connects a path anew has given up the old connections, whether
+// we have noticed or not. It tries again when they are gone.
+absl::StatusOr<ServerPath*> Server::FindPath(ServerPath* path, const ConnectRequest& request,
+                                             const Address& client) {
+  if (path->session_uuid() != request.paths_uuid || !SameHost(path->client(), client)) {
+    return Refuse(Refusal::kPathElsewhere);
+  }
+  if (path->recon_cnt() == request.recon_cnt) return path;
+  if (!IsLater(request.recon_cnt, path->recon_cnt())) return Refuse(Refusal::kPathIsNewer);
+  path->Close(ErrnoToStatus(ECONNRESET, "the client connects the path anew"));
+  return Refuse(Refusal::kPathClosing);
+}
+
+absl::StatusOr<ServerChunks*> Server::OnInfo(ServerPath* path, const std::string& session_name) {
+  absl::StatusOr<ServerChunks*> chunks = JoinOrOpenSession(path, session_name);
+  if (!chunks.ok()) ++counters_.sessions_refused;
+  return chunks;
+}
+
+absl::StatusOr<ServerChunks*> Server::JoinOrOpenSession(ServerPath* path, const std::string& name) {
+  Session* session = sessions_.at(path->session_uuid()).get();
+  auto known = session_names_.find(name);
+  if (known != session_names_.end() && known->second != session->uuid) {
+    const Session& other = *sessions_.at(known->second);
+    if (other.closing()) {
+      return ErrnoToStatus(
+          EBUSY, absl::StrCat("session name \"", absl::CHexEscape(name),
+                              "\" is in use until the last requests of its earlier session are "
+                              "done"));
+    }
+    return ErrnoToStatus(
+        EPERM, absl::StrCat("session name \"", absl::CHexEscape(name),
+                            "\" is in use by another client; if that one has died, the name is "
+                            "free when its heartbeat has timed out"));
+  }
+  if (session->handler == nullptr) {
+    RETURN_IF_ERROR(OpenSession(session, name));
+  } else if (session->name != name) {
+    return ErrnoToStatus(EINVAL, absl::StrCat("a path of session \"", session->name,
+                                              "\" calls itself \"", absl::CHexEscape(name), "\""));
+  } else {
+    RETURN_IF_ERROR(session->handler->MayJoin(path->client()));
+  }
+  return session->chunks.get();
+}
+
+absl::Status Server::OpenSession(Session* session, const std::string& name) {
+  const uint64_t bytes = uint64_t{options_.geometry.queue_depth} * options_.geometry.chunk_size();
+  const uint64_t limit = options_.limits.max_chunk_memory;
+  if (bytes > limit - std::min(chunk_memory_, limit)) {
+    return ErrnoToStatus(ENOMEM, absl::StrCat("the server has given out its ", limit,
+                                              " bytes of memory for chunks (max_chunk_memory)"));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<ServerChunks> chunks, ServerChunks::Create(options_.geometry));
+  ServerSessionInfo info = {name, session->client, options_.geometry, chunks->memory()};
+  ASSIGN_OR_RETURN(session->handler, handler_->OnSession(info));
+  chunks->set_handler(session->handler.get());
+  session->chunks = std::move(chunks);
+  session->name = name;
+  session_names_[name] = session->uuid;
+  chunk_memory_ += bytes;
+  return absl::OkStatus();
+}
+
+void Server::OnPathConnected(ServerPath* path) {
+  ++counters_.paths_connected;
+  spdlog::info("session {}: path {} connected", sessions_.at(path->session_uuid())->name,
+               Describe(*path));
+}
+
+void Server::OnPathClosing(ServerPath* path, bool was_connected, const absl::Status& why) {
+  ++(was_connected ? counters_.paths_closed : counters_.paths_abandoned);
+  if (StatusToErrno(why) == ETIMEDOUT) ++counters_.clients_timed_out;
+  const std::string& known_name = sessions_.at(path->session_uuid())->name;
+  const absl::string_view name =
+      known_name.empty() ? "(no name yet)" : absl::string_view(known_name);
+  if (IsViolation(why)) {
+    ++counters_.protocol_violations;
+    if (!log_violations_.Allow()) return;
+    spdlog::warn("session {}: path {} closed for breaking the protocol: {} ({} more not shown)",
+                 name, Describe(*path), why.message(), log_violations_.TakeSuppressed());
+  } else if (was_connected) {
+    spdlog::info("session {}: path {} closing: {}", name, Describe(*path), why.message());
+  } else if (log_abandoned_.Allow()) {
+    spdlog::warn("session {}: path {} given up before it was connected: {} ({} more not shown)",
+                 name, Describe(*path), why.message(), log_abandoned_.TakeSuppressed());
+  }
+}
+
+void Server::OnPathClosed(ServerPath* closed) {
+  auto place = paths_.find(closed->uuid());
+  std::unique_ptr<ServerPath> path = std::move(place->second);
+  paths_.erase(place);
+  std::vector<ServerPath*>& siblings = sessions_.at(path->session_uuid())->paths;
+  siblings.erase(std::remove(siblings.begin(), siblings.end(), closed), siblings.end());
+  CountUsage(path->client(), 0, -static_cast<int>(path->connections_seen()));
+  Uuid session = path->session_uuid();
+  // The path calls us; it may go when it has returned.
+  control_->Post([this, session, path = std::shared_ptr<ServerPath>(std::move(path))]() mutable {
+    path.reset();
+    ForgetSessionIfEmpty(session);
+  });
+}
+
+void Server::ForgetSessionIfEmpty(const Uuid& uuid) {
+  auto known = sessions_.find(uuid);
+  if (known == sessions_.end() || !known->second->paths.empty()) return;
+  std::unique_ptr<Session> session = std::move(known->second);
+  sessions_.erase(known);
+  CountUsage(session->client, -1, 0);
+  if (session->handler != nullptr) {
+    spdlog::info("session {}: gone", session->name);
+    session_names_.erase(session->name);
+    chunk_memory_ -= session->chunks->memory().size();
+    session->handler.reset();
+  }
+  if (sessions_.empty() && shut_down_ != nullptr) {
+    control_->Post(std::exchange(shut_down_, nullptr));
+  }
+}
+
+void Server::Shutdown(const absl::Status& why, std::function<void()> done) {
+  shutting_down_ = true;
+  listeners_.clear();
+  shut_down_ = std::move(done);
+  for (const auto& [uuid, path] : paths_) path->Close(why);
+  if (sessions_.empty()) control_->Post(std::exchange(shut_down_, nullptr));
+}
+
+void Server::CountUsage(const Address& client, int sessions, int connections) {
+  auto add = [&](Usage* usage) {
+    usage->sessions += sessions;
+    usage->connections += connections;
+  };
+  add(&usage_);
+  auto address = usage_by_address_.try_emplace(HostKey(client)).first;
+  add(&address->second);
+  if (address->second.sessions == 0 && address->second.connections == 0) {
+    usage_by_address_.erase(address);
+  }
+}
+
+std::string Server::Describe(const ServerPath& path) const {
+  return absl::StrCat(path.client().ToString(), "@", path.server().ToString());
+}
+
+}  // namespace rnbd::rtrs

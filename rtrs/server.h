@@ -1,0 +1,134 @@
+#ifndef RNBD_RTRS_SERVER_H_
+#define RNBD_RTRS_SERVER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/logging.h"
+#include "common/ring.h"
+#include "rtrs/address.h"
+#include "rtrs/fabric.h"
+#include "rtrs/messages.h"
+#include "rtrs/server_chunks.h"
+#include "rtrs/server_handler.h"
+#include "rtrs/server_path.h"
+
+namespace rnbd::rtrs {
+
+// What one server gives out at the most; the protocol has no authentication before a session costs
+// memory (protocol page, section 10, item 18). All Unix peers count as one address.
+struct ServerLimits {
+  uint32_t max_sessions = 4096;
+  uint32_t max_sessions_per_address = 1024;
+  uint32_t max_paths_per_session = 16;
+  uint32_t max_connections_per_path = 512;
+  uint32_t max_connections = 65536;
+  uint32_t max_connections_per_address = 16384;
+  uint64_t max_chunk_memory = uint64_t{64} << 30;  // bytes of all sessions' chunks, touched or not
+};
+
+struct ServerOptions {
+  SessionGeometry geometry;
+  ServerLimits limits;
+  ServerPathSettings path;
+};
+
+// What a server has seen; control thread.
+struct ServerCounters {
+  uint64_t connections_rejected = 0;
+  uint64_t paths_connected = 0;
+  uint64_t paths_closed = 0;     // of those that were connected
+  uint64_t paths_abandoned = 0;  // closed before they were connected
+  uint64_t sessions_refused = 0;
+  uint64_t protocol_violations = 0;
+  uint64_t clients_timed_out = 0;
+};
+
+// The server's end of RTRS: listens, checks who connects (protocol page, section 2.4), and keeps
+// sessions and their paths. Everything on the control thread; requests go their way on the workers
+// without it. docs/sessions.md tells the whole of it.
+class Server final : private ListenHandler, private ServerPathOwner {
+ public:
+  // `options.geometry` is valid. The rings and the handler outlive the server.
+  Server(const ServerOptions& options, Ring* control, std::vector<Ring*> workers,
+         ServerHandler* handler);
+  // After Shutdown() has called back, or when no listener was ever added.
+  ~Server();
+
+  // The address that is really listened on. `fabric` outlives the server.
+  absl::StatusOr<Address> Listen(Fabric* fabric, const Address& address);
+
+  // Ends listening, closes every path with `why`, and runs `done` when the last session is gone.
+  // Requests that are being worked on delay that until their backend answers.
+  void Shutdown(const absl::Status& why, std::function<void()> done);
+
+  const ServerCounters& counters() const { return counters_; }
+  size_t session_count() const { return sessions_.size(); }
+
+ private:
+  struct Session {
+    Uuid uuid;
+    std::string name;  // empty until the first INFO_REQ
+    Address client;
+    std::unique_ptr<ServerChunks> chunks;
+    std::unique_ptr<ServerSessionHandler> handler;
+    std::vector<ServerPath*> paths;
+
+    bool closing() const;
+  };
+
+  // What the clients at one address, or all, have in use.
+  struct Usage {
+    uint32_t sessions = 0;
+    uint32_t connections = 0;
+  };
+
+  void OnIncoming(std::unique_ptr<IncomingConnection> incoming) override;
+  absl::Status Admit(IncomingConnection* incoming);
+  absl::Status CheckConnectionLimits(const ConnectRequest& request, const Address& client);
+  absl::StatusOr<Session*> FindOrAddSession(const ConnectRequest& request, const Address& client);
+  absl::StatusOr<ServerPath*> FindOrAddPath(Session* session, const ConnectRequest& request,
+                                            IncomingConnection* incoming);
+  absl::StatusOr<ServerPath*> FindPath(ServerPath* path, const ConnectRequest& request,
+                                       const Address& client);
+
+  absl::StatusOr<ServerChunks*> OnInfo(ServerPath* path, const std::string& session_name) override;
+  absl::StatusOr<ServerChunks*> JoinOrOpenSession(ServerPath* path, const std::string& name);
+  absl::Status OpenSession(Session* session, const std::string& name);
+  void OnPathConnected(ServerPath* path) override;
+  void OnPathClosing(ServerPath* path, bool was_connected, const absl::Status& why) override;
+  void OnPathClosed(ServerPath* path) override;
+  void ForgetSessionIfEmpty(const Uuid& uuid);
+  void CountUsage(const Address& client, int sessions, int connections);
+  std::string Describe(const ServerPath& path) const;
+
+  const ServerOptions options_;
+  Ring* const control_;
+  const std::vector<Ring*> workers_;
+  ServerHandler* const handler_;
+  ServerCounters counters_;
+  LogEvery log_rejections_;
+  LogEvery log_violations_;
+  LogEvery log_abandoned_;
+
+  std::vector<std::unique_ptr<Listener>> listeners_;
+  absl::flat_hash_map<Uuid, std::unique_ptr<Session>> sessions_;  // by paths_uuid
+  absl::flat_hash_map<std::string, Uuid> session_names_;
+  absl::flat_hash_map<Uuid, std::unique_ptr<ServerPath>> paths_;  // by sess_uuid
+  Usage usage_;
+  absl::flat_hash_map<std::string, Usage> usage_by_address_;
+  uint64_t chunk_memory_ = 0;
+  size_t next_worker_ = 0;
+  bool shutting_down_ = false;
+  std::function<void()> shut_down_;
+};
+
+}  // namespace rnbd::rtrs
+
+#endif  // RNBD_RTRS_SERVER_H_

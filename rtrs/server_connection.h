@@ -1,0 +1,118 @@
+#ifndef RNBD_RTRS_SERVER_CONNECTION_H_
+#define RNBD_RTRS_SERVER_CONNECTION_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "common/ring.h"
+#include "rtrs/fabric.h"
+#include "rtrs/immediate.h"
+#include "rtrs/messages.h"
+#include "rtrs/server_chunks.h"
+#include "rtrs/server_request.h"
+
+namespace rnbd::rtrs {
+
+class ServerConnection;
+
+// What the connections of one path share.
+struct ServerPathState {
+  // Set when the path is connected; no request is taken before.
+  std::atomic<ServerChunks*> chunks{nullptr};
+  // Set whenever something arrives, for the path's heartbeat.
+  std::atomic<bool> heard{false};
+  // Region::local_key of the chunks; constant once `chunks` is set.
+  uint32_t chunks_key = 0;
+};
+
+// The path of a connection. All calls come on the connection's thread.
+class ServerConnectionOwner {
+ public:
+  // INFO_REQ: a copy of the message.
+  virtual void OnInfoRequest(ServerConnection* connection, const InfoRequest& message) = 0;
+  // The connection is lost; requests may still be worked on.
+  virtual void OnConnectionLost(ServerConnection* connection, const absl::Status& why) = 0;
+  // The last call: it is lost and no request of it is being worked on any more. It may be destroyed
+  // after this call.
+  virtual void OnConnectionQuiet(ServerConnection* connection) = 0;
+
+ protected:
+  ~ServerConnectionOwner() = default;
+};
+
+// One connection of a server's path (protocol page, section 3): takes requests out of chunks and
+// sends the answers.
+//
+// Made, prepared and destroyed on the control thread; from Accept() on, everything is on the thread
+// of its ring.
+class ServerConnection final : public ConnectionHandler {
+ public:
+  ServerConnection(uint16_t cid, Ring* ring, size_t worker, ServerConnectionOwner* owner,
+                   ServerPathState* path);
+
+  // How much the fabric's connection must hold: all responses at once, and what else is said on the
+  // path.
+  static ConnectionLimits Limits(uint16_t cid, uint32_t queue_depth);
+
+  uint16_t cid() const { return cid_; }
+  Ring* ring() const { return ring_; }
+
+  // Takes over the fabric's connection and posts its receives (section 2.7).
+  void Prepare(std::unique_ptr<Connection> connection, uint32_t queue_depth);
+  void Accept(const ConnectResponse& response) { connection_->Accept(MessageBytes(response)); }
+  // Takes no more requests from now on, and closes.
+  void Disconnect(const absl::Status& why);
+
+  // `message` stays in place until the connection is quiet.
+  void SendInfoResponse(absl::Span<const uint8_t> message, uint32_t local_key);
+  // HB_MSG or HB_ACK: a write of nothing.
+  void SendHeartbeat(uint32_t immediate);
+  // The answer to a request that came over this connection.
+  void Respond(ServerRequest* request, int error);
+
+  void OnEstablished(absl::Span<const uint8_t>) override {}
+  void OnReceipt(const Receipt& receipt) override;
+  void OnSent(uint64_t) override {}
+  void OnDisconnected(const absl::Status& why, absl::Span<const uint8_t> private_data) override;
+
+ private:
+  // A request in a chunk in which one of another path still runs.
+  struct Parked {
+    RequestImmediate place;
+    bool may_be_spoiled = false;  // the other one may have written into the chunk since
+  };
+
+  void TakeMessage(const Receipt& receipt);
+  void TakeRequest(uint32_t immediate);
+  bool Acquire(ServerRequest* request, uintptr_t* user);
+  void Begin(const RequestImmediate& place, bool may_be_spoiled);
+  void Park(const RequestImmediate& place, uintptr_t user);
+  void RetryParked();
+  void DropParked();
+  void SendAnswer(const Request& request, uint32_t chunk, const uint8_t* data, int error);
+  void Violation(absl::string_view what);
+
+  const uint16_t cid_;
+  Ring* const ring_;
+  const size_t worker_;
+  ServerConnectionOwner* const owner_;
+  ServerPathState* const path_;
+  std::unique_ptr<Connection> connection_;
+  std::array<uint8_t, sizeof(InfoRequest)> info_request_;
+  uint32_t active_ = 0;  // requests being worked on
+  bool closing_ = false;
+  bool lost_ = false;
+  std::vector<Parked> parked_;
+  Ring::Timer parked_timer_;
+};
+
+}  // namespace rnbd::rtrs
+
+#endif  // RNBD_RTRS_SERVER_CONNECTION_H_

@@ -1,0 +1,51 @@
+#ifndef RNBD_RTRS_SERVER_HANDLER_H_
+#define RNBD_RTRS_SERVER_HANDLER_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "rtrs/address.h"
+#include "rtrs/messages.h"
+#include "rtrs/server_request.h"
+
+// What sits on top of a server's sessions.
+namespace rnbd::rtrs {
+
+struct ServerSessionInfo {
+  std::string name;
+  Address client;  // of the path that came first
+  SessionGeometry geometry;
+  absl::Span<uint8_t> chunks;  // the memory of all chunks; lives as long as the session's handler
+};
+
+// One session, from its first path to its last.
+class ServerSessionHandler {
+ public:
+  // Control thread. No request is being worked on any more, none will come.
+  virtual ~ServerSessionHandler() = default;
+
+  // Control thread: a further path of the session comes from `client`. A failure refuses the path
+  // and tells the client why.
+  virtual absl::Status MayJoin(const Address& client) = 0;
+
+  // On any worker's thread, several at once: a request to be worked on and completed on the same
+  // thread, now or later.
+  virtual void OnRequest(ServerRequest* request) = 0;
+};
+
+class ServerHandler {
+ public:
+  // Control thread: a client asks for a session. A failure refuses it and tells the client why.
+  virtual absl::StatusOr<std::unique_ptr<ServerSessionHandler>> OnSession(
+      const ServerSessionInfo& session) = 0;
+
+ protected:
+  ~ServerHandler() = default;
+};
+
+}  // namespace rnbd::rtrs
+
+#endif  // RNBD_RTRS_SERVER_HANDLER_H_

@@ -1,0 +1,126 @@
+#ifndef RNBD_RTRS_SERVER_PATH_H_
+#define RNBD_RTRS_SERVER_PATH_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "common/ring.h"
+#include "common/unique_mapping.h"
+#include "rtrs/address.h"
+#include "rtrs/fabric.h"
+#include "rtrs/heartbeat.h"
+#include "rtrs/messages.h"
+#include "rtrs/server_chunks.h"
+#include "rtrs/server_connection.h"
+
+namespace rnbd::rtrs {
+
+class ServerPath;
+
+// The server of a path, on the control thread.
+class ServerPathOwner {
+ public:
+  // All connections are there and the client says who it is: the session's chunks, or why the path
+  // is refused.
+  virtual absl::StatusOr<ServerChunks*> OnInfo(ServerPath* path,
+                                               const std::string& session_name) = 0;
+  // INFO_REQ is being answered.
+  virtual void OnPathConnected(ServerPath* path) = 0;
+  // The path is closing: nothing more is sent, requests may still be worked on.
+  virtual void OnPathClosing(ServerPath* path, bool was_connected, const absl::Status& why) = 0;
+  // The last call: the path can be destroyed, though not within this call.
+  virtual void OnPathClosed(ServerPath* path) = 0;
+
+ protected:
+  ~ServerPathOwner() = default;
+};
+
+struct ServerPathSettings {
+  // From the first connection to INFO_REQ.
+  absl::Duration establishment_timeout;
+  HeartbeatSettings heartbeat;
+};
+
+// One path of a session on the server (protocol page, sections 2.4 to 2.8 and 6.3). Lives on the
+// control thread; its connections live on the workers.
+class ServerPath final : private ServerConnectionOwner {
+ public:
+  enum class State : uint8_t {
+    kConnecting,  // until INFO_REQ was answered
+    kConnected,
+    kClosing,  // until the last request is done
+    kClosed,
+  };
+
+  // The path that `request`, the first of its connections to come, begins.
+  ServerPath(ServerPathOwner* owner, const ConnectRequest& request, Address client, Address server,
+             const SessionGeometry& geometry, const ServerPathSettings& settings, Ring* control,
+             std::vector<Ring*> workers, size_t first_worker);
+  ~ServerPath();
+
+  // Accepts a further connection. A failure has the errno to reject it with (section 2.4, check 7
+  // and 10); the first one brings the path's memory.
+  absl::Status AddConnection(const ConnectRequest& request, IncomingConnection* incoming);
+
+  // Takes the path down.
+  void Close(const absl::Status& why);
+
+  State state() const { return state_; }
+  bool closing() const { return state_ == State::kClosing || state_ == State::kClosed; }
+  // Connections that were accepted ever, and those of them that are not quiet yet.
+  size_t connections_seen() const { return connections_seen_; }
+  size_t connections_open() const { return connections_open_; }
+  const Uuid& uuid() const { return uuid_; }
+  const Uuid& session_uuid() const { return session_uuid_; }
+  uint16_t recon_cnt() const { return recon_cnt_; }
+  const Address& client() const { return client_; }
+  const Address& server() const { return server_; }
+
+ private:
+  static bool MayFollow(State from, State to);
+  void Enter(State next);
+  absl::Status MayAdd(const ConnectRequest& request) const;
+  void TakeInfoRequest(const InfoRequest& message);
+  absl::Status AnswerInfoRequest(const InfoRequest& message);
+  void OnEstablishmentTimer();
+  void OnHeartbeatTimer();
+  void Quiesce();
+
+  void OnInfoRequest(ServerConnection* connection, const InfoRequest& message) override;
+  void OnConnectionLost(ServerConnection* connection, const absl::Status& why) override;
+  void OnConnectionQuiet(ServerConnection* connection) override;
+
+  ServerPathOwner* const owner_;
+  const Uuid uuid_;
+  const Uuid session_uuid_;
+  const uint16_t recon_cnt_;
+  const Address client_;
+  const Address server_;
+  const SessionGeometry geometry_;
+  const ServerPathSettings settings_;
+  Ring* const control_;
+  const std::vector<Ring*> workers_;
+  const size_t first_worker_;
+
+  State state_ = State::kConnecting;
+  ServerPathState shared_;
+  std::unique_ptr<Domain> domain_;
+  // By cid; empty where none has come yet.
+  std::vector<std::unique_ptr<ServerConnection>> connections_;
+  size_t connections_seen_ = 0;
+  size_t connections_open_ = 0;
+  UniqueMapping info_response_;
+  Ring::Timer establishment_timer_;
+  Ring::Timer heartbeat_timer_;
+  Heartbeat heartbeat_;
+};
+
+}  // namespace rnbd::rtrs
+
+#endif  // RNBD_RTRS_SERVER_PATH_H_

@@ -1,0 +1,40 @@
+#include "server/block_service.h"
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status.h"
+#include "server/device_session.h"
+#include "server/policy_opener.h"
+#include "server/session_policy.h"
+
+namespace rnbd::server {
+
+BlockService::BlockService(const config::ServerConfig* config, Ring* device_thread,
+                           std::vector<Ring*> workers)
+    : config_(config),
+      device_thread_(device_thread),
+      workers_(std::move(workers)),
+      log_refusals_(std::chrono::seconds(5)) {}
+
+absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> BlockService::OnSession(
+    const rtrs::ServerSessionInfo& session) {
+  absl::StatusOr<const config::ServerSessionConfig*> entry =
+      DecideSession(*config_, session.name, session.client);
+  if (!entry.ok()) {
+    if (log_refusals_.Allow()) {
+      spdlog::warn("refused {} ({} more not shown)", entry.status(),
+                   log_refusals_.TakeSuppressed());
+    }
+    // A stranger learns that it is not admitted, not what would have to stand in the file.
+    return ErrnoToStatus(StatusToErrno(entry.status()),
+                         absl::StrCat("the server's configuration does not admit session \"",
+                                      session.name, "\" from ", session.client.ToString()));
+  }
+  auto opener =
+      std::make_unique<PolicyOpener>(config_, *entry, session.name, &exports_, &memory_disks_);
+  return std::make_unique<DeviceSession>(session, std::move(opener), device_thread_, workers_);
+}
+
+}  // namespace rnbd::server

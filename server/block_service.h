@@ -1,0 +1,39 @@
+#ifndef RNBD_SERVER_BLOCK_SERVICE_H_
+#define RNBD_SERVER_BLOCK_SERVICE_H_
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/logging.h"
+#include "common/ring.h"
+#include "config/server_config.h"
+#include "rtrs/server_handler.h"
+#include "server/export_table.h"
+#include "server/memory_backend.h"
+
+namespace rnbd::server {
+
+// What the server does with sessions: decides by the configuration's entries who gets one, and
+// gives it a DeviceSession whose devices are opened by the rules of its entry.
+class BlockService final : public rtrs::ServerHandler {
+ public:
+  // `config` and the rings outlive the service, and it outlives its sessions and what they posted
+  // to `device_thread`.
+  BlockService(const config::ServerConfig* config, Ring* device_thread, std::vector<Ring*> workers);
+
+  absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> OnSession(
+      const rtrs::ServerSessionInfo& session) override;
+
+ private:
+  const config::ServerConfig* const config_;
+  Ring* const device_thread_;
+  const std::vector<Ring*> workers_;
+  ExportTable exports_;
+  MemoryDisks memory_disks_;
+  LogEvery log_refusals_;
+};
+
+}  // namespace rnbd::server
+
+#endif  // RNBD_SERVER_BLOCK_SERVICE_H_

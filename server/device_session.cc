@@ -1,0 +1,245 @@
+#include "server/device_session.h"
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/logging.h"
+#include "common/status.h"
+
+namespace rnbd::server {
+namespace {
+
+// Clients try again and again.
+constexpr std::chrono::seconds kLogInterval(5);
+
+uint32_t Sectors(uint32_t bytes) { return bytes / kSectorSize; }
+
+// What OPEN_RSP says of a backend (protocol page, section 1.5).
+DeviceGeometry Announce(const Geometry& geometry, const rtrs::SessionGeometry& session) {
+  DeviceGeometry announced;
+  announced.nsectors = geometry.size / kSectorSize;
+  announced.max_hw_sectors = Sectors(session.max_io_size);
+  announced.max_segments =
+      std::min<uint32_t>(session.max_io_size / 4096, std::numeric_limits<uint16_t>::max());
+  announced.logical_block_size = geometry.logical_block_size;
+  announced.physical_block_size =
+      std::max(geometry.physical_block_size, geometry.logical_block_size);
+  announced.max_discard_sectors = Sectors(geometry.max_discard);
+  announced.discard_granularity = geometry.discard_granularity;
+  announced.discard_alignment = geometry.discard_alignment;
+  announced.max_write_zeroes_sectors = Sectors(geometry.max_write_zeroes);
+  announced.max_secure_erase_sectors = Sectors(geometry.max_secure_erase);
+  announced.fua = geometry.fua;
+  announced.writeback = geometry.write_back_cache;
+  return announced;
+}
+
+BlockOperation ToBlockOperation(Operation operation) {
+  switch (operation) {
+    case Operation::kRead:
+      return BlockOperation::kRead;
+    case Operation::kWrite:
+      return BlockOperation::kWrite;
+    case Operation::kFlush:
+      return BlockOperation::kFlush;
+    case Operation::kDiscard:
+      return BlockOperation::kDiscard;
+    case Operation::kSecureErase:
+      return BlockOperation::kSecureErase;
+    case Operation::kWriteZeroes:
+      return BlockOperation::kWriteZeroes;
+  }
+  return BlockOperation::kFlush;
+}
+
+}  // namespace
+
+DeviceSession::DeviceSession(const rtrs::ServerSessionInfo& info,
+                             std::unique_ptr<DeviceOpener> opener, Ring* device_thread,
+                             const std::vector<Ring*>& workers)
+    : name_(info.name),
+      session_geometry_(info.geometry),
+      opener_(std::move(opener)),
+      device_thread_(device_thread),
+      ios_(info.geometry.queue_depth),
+      log_refusals_(kLogInterval),
+      devices_(std::make_unique<Devices>()),
+      chunk_buffers_(info.chunks, info.geometry.chunk_size(), workers) {}
+
+DeviceSession::~DeviceSession() {
+  for (const auto& [id, device] : devices_->by_id) {
+    spdlog::info("session {}: device {} closed with its session", name_, device.name);
+  }
+  // std::function wants to be copied; the devices still die on the device thread, with the last
+  // copy.
+  device_thread_->Post([devices = std::shared_ptr<Devices>(std::move(devices_))] {});
+}
+
+// The data path.
+
+void DeviceSession::OnRequest(rtrs::ServerRequest* request) {
+  absl::StatusOr<RnbdMessageType> type = ParseUserMessageType(request->user_message());
+  if (!type.ok()) {
+    request->Complete(EINVAL);
+    return;
+  }
+  switch (*type) {
+    case RnbdMessageType::kIo:
+      OnIo(request);
+      return;
+    case RnbdMessageType::kSessInfo:
+      OnSessionInfo(request);
+      return;
+    case RnbdMessageType::kOpen:
+      device_thread_->Post([this, request] { OnOpen(request); });
+      return;
+    case RnbdMessageType::kClose:
+      device_thread_->Post([this, request] { OnClose(request); });
+      return;
+    default:
+      request->Complete(EINVAL);
+      return;
+  }
+}
+
+void DeviceSession::OnIo(rtrs::ServerRequest* request) {
+  int error = StartIo(request);
+  if (error != 0) request->Complete(error);
+}
+
+// 0 when the backend has the request and will answer it.
+int DeviceSession::StartIo(rtrs::ServerRequest* request) {
+  absl::StatusOr<IoRequest> io = ParseIo(request->user_message(), request->direction(),
+                                         static_cast<uint32_t>(request->data().size()),
+                                         version_.load(std::memory_order_relaxed));
+  if (!io.ok()) return StatusToErrno(io.status());
+  DeviceSlot* slot = slots_.Acquire(io->device_id);
+  if (slot == nullptr) return ENOTCONN;
+  int error = 0;
+  if (slot->read_only && IsModifying(io->operation)) {
+    error = EROFS;
+  } else if (absl::Status range = CheckRange(*io, slot->geometry); !range.ok()) {
+    error = StatusToErrno(range);
+  }
+  if (error != 0) {
+    slots_.Release(slot);
+    return error;
+  }
+  Io& work = ios_[request->chunk()];
+  work.session = this;
+  work.request = request;
+  work.slot = slot;
+  work.operation = ToBlockOperation(io->operation);
+  work.fua = (io->flags & kIoFua) != 0 && IsModifying(io->operation);
+  work.preflush = (io->flags & kIoPreflush) != 0 && io->operation == Operation::kWrite;
+  work.no_unmap = (io->flags & kIoNoUnmap) != 0;
+  work.priority = io->prio;
+  work.offset = io->sector * kSectorSize;
+  work.length = io->size;
+  work.data = request->data().data();
+  work.buffer_slot =
+      HasData(io->operation) ? chunk_buffers_.Slot(request->worker(), request->chunk()) : -1;
+  slot->backend->Submit(request->ring(), &work);
+  return 0;
+}
+
+void DeviceSession::Io::OnDone(int error) {
+  // The chunk, and this object with it, may carry the next request as soon as this one is answered.
+  rtrs::ServerRequest* answered = request;
+  session->slots_.Release(slot);
+  answered->Complete(error);
+}
+
+// The control path. OnOpen() and OnClose() are on the device thread; their session cannot go
+// meanwhile, for it has a request unanswered.
+
+void DeviceSession::OnSessionInfo(rtrs::ServerRequest* request) {
+  absl::StatusOr<uint8_t> version = ParseSessInfo(request->user_message(), request->direction(),
+                                                  static_cast<uint32_t>(request->data().size()));
+  if (!version.ok()) {
+    request->Complete(StatusToErrno(version.status()));
+    return;
+  }
+  version_.store(*version, std::memory_order_relaxed);
+  SessInfoResponse response = MakeSessInfoResponse(*version);
+  std::memset(request->data().data(), 0, request->data().size());
+  std::memcpy(request->data().data(), &response, sizeof(response));
+  request->Complete(0);
+}
+
+void DeviceSession::CompleteOnItsThread(rtrs::ServerRequest* request, int error) {
+  request->ring()->Post([request, error] { request->Complete(error); });
+}
+
+void DeviceSession::OnOpen(rtrs::ServerRequest* request) {
+  absl::StatusOr<OpenRequest> open = ParseOpen(request->user_message(), request->direction(),
+                                               static_cast<uint32_t>(request->data().size()));
+  if (!open.ok()) {
+    CompleteOnItsThread(request, StatusToErrno(open.status()));
+    return;
+  }
+  absl::StatusOr<OpenResponse> response = Open(*open);
+  if (!response.ok()) {
+    if (log_refusals_.Allow()) {
+      spdlog::warn("session {}: refused to open device {} {}: {} ({} more not shown)", name_,
+                   open->dev_name, AccessModeName(open->access_mode), response.status(),
+                   log_refusals_.TakeSuppressed());
+    }
+    CompleteOnItsThread(request, StatusToErrno(response.status()));
+    return;
+  }
+  std::memset(request->data().data(), 0, request->data().size());
+  std::memcpy(request->data().data(), &*response, sizeof(*response));
+  CompleteOnItsThread(request, 0);
+}
+
+absl::StatusOr<OpenResponse> DeviceSession::Open(const OpenRequest& open) {
+  // Section 4.2: a name that is open already gives the same id, and the mode that was asked for
+  // first.
+  auto known = devices_->by_name.find(open.dev_name);
+  if (known != devices_->by_name.end()) {
+    return MakeOpenResponse(known->second, devices_->by_id.at(known->second).geometry);
+  }
+  ASSIGN_OR_RETURN(OpenedDevice opened, opener_->Open(open.dev_name, open.access_mode));
+  DeviceGeometry geometry = Announce(opened.backend->geometry(), session_geometry_);
+  RETURN_IF_ERROR(ValidateDeviceGeometry(geometry));
+  ASSIGN_OR_RETURN(uint32_t id, slots_.Open(opened.backend.get(), geometry, opened.read_only));
+  if (opened.backend->wants_registered_buffers()) chunk_buffers_.Register();
+  devices_->by_id[id] = {open.dev_name, std::move(opened), geometry};
+  devices_->by_name[open.dev_name] = id;
+  spdlog::info("session {}: device {} opened {}, {} bytes, id {}", name_, open.dev_name,
+               AccessModeName(open.access_mode), geometry.nsectors * kSectorSize, id);
+  return MakeOpenResponse(id, geometry);
+}
+
+void DeviceSession::OnClose(rtrs::ServerRequest* request) {
+  absl::StatusOr<uint32_t> id = ParseClose(request->user_message(), request->direction(),
+                                           static_cast<uint32_t>(request->data().size()));
+  if (!id.ok()) {
+    CompleteOnItsThread(request, StatusToErrno(id.status()));
+    return;
+  }
+  auto device = devices_->by_id.find(*id);
+  // An id that is not open, or is being closed, is closed already (section 4.2).
+  if (device == devices_->by_id.end() || std::exchange(device->second.closing, true)) {
+    CompleteOnItsThread(request, 0);
+    return;
+  }
+  spdlog::info("session {}: device {} closed", name_, device->second.name);
+  devices_->by_name.erase(device->second.name);
+  slots_.Close(*id, [this, id = *id, request] {
+    device_thread_->Post([this, id, request] { CloseDrained(id, request); });
+  });
+}
+
+void DeviceSession::CloseDrained(uint32_t id, rtrs::ServerRequest* request) {
+  devices_->by_id.erase(id);
+  slots_.FreeId(id);
+  CompleteOnItsThread(request, 0);
+}
+
+}  // namespace rnbd::server

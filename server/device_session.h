@@ -1,0 +1,110 @@
+#ifndef RNBD_SERVER_DEVICE_SESSION_H_
+#define RNBD_SERVER_DEVICE_SESSION_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "common/logging.h"
+#include "common/ring.h"
+#include "common/rnbd_messages.h"
+#include "rtrs/server_handler.h"
+#include "rtrs/server_request.h"
+#include "server/backend.h"
+#include "server/chunk_buffers.h"
+#include "server/device_slots.h"
+
+namespace rnbd::server {
+
+// A device that a session has open: what serves it, and whatever must be held as long.
+struct OpenedDevice {
+  // The share of the underlying disk; given back when the device is closed, behind the backend.
+  std::shared_ptr<void> lease;
+  std::unique_ptr<Backend> backend;
+  bool read_only = false;
+};
+
+// Opens and refuses devices for one session, by the rules that apply to it. What it has opened may
+// outlive it.
+class DeviceOpener {
+ public:
+  virtual ~DeviceOpener() = default;
+
+  // On the device thread; may block. The failure's errno goes to the client.
+  virtual absl::StatusOr<OpenedDevice> Open(absl::string_view device_name, AccessMode mode) = 0;
+  // Control thread: whether a further path of the session may come from `client`.
+  virtual absl::Status MayJoin(const rtrs::Address& client) = 0;
+};
+
+// RNBD over one RTRS session (protocol page, sections 4 and 8): SESS_INFO, OPEN, IO and CLOSE.
+// Every request is answered.
+//
+// I/O stays on the worker that it came to. Whatever may block, opening and closing above all, runs
+// on the device thread; it and I/O meet in DeviceSlots only.
+class DeviceSession final : public rtrs::ServerSessionHandler {
+ public:
+  // `device_thread` and `workers` outlive the session.
+  DeviceSession(const rtrs::ServerSessionInfo& info, std::unique_ptr<DeviceOpener> opener,
+                Ring* device_thread, const std::vector<Ring*>& workers);
+  // Closes the devices, on the device thread, later.
+  ~DeviceSession() override;
+
+  absl::Status MayJoin(const rtrs::Address& client) override { return opener_->MayJoin(client); }
+  void OnRequest(rtrs::ServerRequest* request) override;
+
+ private:
+  // One I/O at work; there is one for each chunk.
+  class Io final : public BackendRequest {
+   public:
+    void OnDone(int error) override;
+
+    DeviceSession* session = nullptr;
+    rtrs::ServerRequest* request = nullptr;
+    DeviceSlot* slot = nullptr;
+  };
+
+  // The devices, for the device thread only.
+  struct Device {
+    std::string name;
+    OpenedDevice opened;
+    DeviceGeometry geometry;
+    bool closing = false;  // waits for the last request at work
+  };
+  struct Devices {
+    std::map<uint32_t, Device> by_id;
+    absl::flat_hash_map<std::string, uint32_t> by_name;  // of those that are not being closed
+  };
+
+  void OnIo(rtrs::ServerRequest* request);
+  int StartIo(rtrs::ServerRequest* request);
+  void OnSessionInfo(rtrs::ServerRequest* request);
+  void OnOpen(rtrs::ServerRequest* request);
+  absl::StatusOr<OpenResponse> Open(const OpenRequest& open);
+  void OnClose(rtrs::ServerRequest* request);
+  void CloseDrained(uint32_t id, rtrs::ServerRequest* request);
+  static void CompleteOnItsThread(rtrs::ServerRequest* request, int error);
+
+  const std::string name_;
+  const rtrs::SessionGeometry session_geometry_;
+  const std::unique_ptr<DeviceOpener> opener_;
+  Ring* const device_thread_;
+  // Of RNBD's protocol, as SESS_INFO agreed.
+  std::atomic<uint8_t> version_{0};
+  std::vector<Io> ios_;
+  DeviceSlots slots_;
+  LogEvery log_refusals_;
+  std::unique_ptr<Devices> devices_;
+  ChunkBuffers chunk_buffers_;
+};
+
+}  // namespace rnbd::server
+
+#endif  // RNBD_SERVER_DEVICE_SESSION_H_

@@ -1,0 +1,715 @@
+// RNBD as a client sees it: messages of every kind, well-formed and not, over a session of RTRS.
+
+#include "server/device_session.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
+#include "common/rnbd_messages.h"
+#include "common/status.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "rtrs/client_request.h"
+#include "rtrs/stream_fabric.h"
+#include "testing/device_server.h"
+#include "testing/session_harness.h"
+
+namespace rnbd::server {
+namespace {
+
+using rtrs::Eventually;
+using rtrs::kPatience;
+using rtrs::TestClient;
+using testing::DeviceServer;
+using ::testing::Each;
+using ::testing::ElementsAre;
+using testing::Fault;
+using testing::TestDisk;
+
+// A user message of any bytes.
+class UserRequest final : public rtrs::ClientRequest {
+ public:
+  UserRequest(Direction way, absl::Span<const uint8_t> message, absl::Span<uint8_t> data)
+      : message_(message.begin(), message.end()) {
+    direction = way;
+    user_message = message_;
+    if (!data.empty()) {
+      span_count = 1;
+      spans[0] = {data.data(), static_cast<uint32_t>(data.size())};
+    }
+  }
+  void OnDone(int error) override {
+    error_ = error;
+    done_.Notify();
+  }
+  int Wait(absl::Duration limit = kPatience) {
+    if (done_.WaitForNotificationWithTimeout(limit)) return error_;
+    ADD_FAILURE() << "no answer";
+    return -1;
+  }
+  bool done() const { return done_.HasBeenNotified(); }
+
+ private:
+  const std::vector<uint8_t> message_;
+  int error_ = -1;
+  absl::Notification done_;
+};
+
+// One session of a server.
+class RnbdClient {
+ public:
+  RnbdClient(rtrs::Fabric* fabric, DeviceServer* server, const std::string& name)
+      : client_(fabric, name, {server->path()}) {
+    client_.Start();
+    EXPECT_TRUE(client_.WaitUp(1));
+  }
+
+  // Where data of requests lies.
+  absl::Span<uint8_t> data(size_t bytes, size_t offset = 0) {
+    return client_.memory().subspan(offset, bytes);
+  }
+  size_t control_lane() { return client_.control_lane(); }
+  void Close() { client_.Close(); }
+
+  std::unique_ptr<UserRequest> Begin(size_t lane, Direction direction,
+                                     absl::Span<const uint8_t> message,
+                                     absl::Span<uint8_t> data = {}) {
+    auto request = std::make_unique<UserRequest>(direction, message, data);
+    client_.Submit(lane, request.get());
+    return request;
+  }
+  int Send(Direction direction, absl::Span<const uint8_t> message, absl::Span<uint8_t> data = {}) {
+    return Begin(control_lane(), direction, message, data)->Wait();
+  }
+
+  int SessInfo(uint8_t version = kRnbdVersion) {
+    SessInfoMessage message;
+    message.ver = version;
+    return Send(Direction::kRead, MessageBytes(message), data(sizeof(SessInfoResponse)));
+  }
+
+  int Open(const std::string& name, AccessMode mode, rnbd::OpenedDevice* opened) {
+    const OpenMessage message = *MakeOpen(name, mode);
+    absl::Span<uint8_t> reply = data(sizeof(OpenResponse));
+    std::fill(reply.begin(), reply.end(), 0xee);
+    int error = Send(Direction::kRead, MessageBytes(message), reply);
+    if (error == 0) {
+      absl::Status parsed = ParseOpenResponse(reply, opened);
+      EXPECT_TRUE(parsed.ok()) << parsed;
+    }
+    return error;
+  }
+  // The id, UINT32_MAX if it does not open.
+  uint32_t Open(const std::string& name, AccessMode mode = AccessMode::kReadWrite) {
+    rnbd::OpenedDevice opened;
+    return Open(name, mode, &opened) == 0 ? opened.device_id : UINT32_MAX;
+  }
+
+  int CloseDevice(uint32_t id) {
+    const CloseMessage message = MakeClose(id);
+    return Send(Direction::kWrite, MessageBytes(message));
+  }
+
+  std::unique_ptr<UserRequest> BeginIo(const IoRequest& io, absl::Span<uint8_t> data = {},
+                                       size_t lane = 0) {
+    const IoMessage message = MakeIo(io);
+    return Begin(lane, CarrierOf(io.operation), MessageBytes(message), data);
+  }
+  int Io(const IoRequest& io, absl::Span<uint8_t> data = {}, size_t lane = 0) {
+    return BeginIo(io, data, lane)->Wait();
+  }
+
+ private:
+  TestClient client_;
+};
+
+IoRequest MakeRequest(uint32_t id, Operation operation, uint64_t sector, uint32_t size,
+                      uint32_t flags = 0, uint16_t prio = 0) {
+  IoRequest io;
+  io.device_id = id;
+  io.operation = operation;
+  io.flags = flags;
+  io.sector = sector;
+  io.size = size;
+  io.prio = prio;
+  return io;
+}
+
+class DeviceSessionTest : public ::testing::Test {
+ protected:
+  DeviceSessionTest() : fabric_(rtrs::StreamOptions{}), server_(&fabric_, {}) {
+    for (size_t i = 0; i < kDiskBytes; ++i) disk_.data()[i] = static_cast<uint8_t>(i / 512 + i);
+    server_.AddDisk("disk0", &disk_);
+    server_.Start();
+    client_ = NewClient("blya");
+  }
+
+  std::unique_ptr<RnbdClient> NewClient(const std::string& name) {
+    return std::make_unique<RnbdClient>(&fabric_, &server_, name);
+  }
+
+  // While nothing is at work on it.
+  uint8_t* Disk() {
+    server_.Settle();
+    return disk_.data();
+  }
+
+  static constexpr uint64_t kDiskBytes = 1 << 20;
+
+  rtrs::StreamFabric fabric_;
+  TestDisk disk_{TestDisk::DefaultGeometry(kDiskBytes)};
+  TestDisk other_disk_;
+  DeviceServer server_;
+  std::unique_ptr<RnbdClient> client_;
+};
+
+// ---- SESS_INFO ----------------------------------------------------------------------------------
+
+TEST_F(DeviceSessionTest, SessInfoAgreesOnTheLowerVersionAndSendsNothingElse) {
+  for (uint8_t version : {0, 1, 2, 3, 255}) {
+    SessInfoMessage message;
+    message.ver = version;
+    absl::Span<uint8_t> reply = client_->data(4096);
+    std::fill(reply.begin(), reply.end(), 0xee);
+    ASSERT_EQ(client_->Send(Direction::kRead, MessageBytes(message), reply), 0);
+    EXPECT_EQ(*ParseSessInfoResponse(reply), std::min<uint8_t>(version, 2));
+    EXPECT_THAT(reply.subspan(5), Each(0));
+  }
+}
+
+TEST_F(DeviceSessionTest, SessInfoMustComeAsReadWithRoomForTheReply) {
+  SessInfoMessage message;
+  EXPECT_EQ(client_->Send(Direction::kWrite, MessageBytes(message)), EINVAL);
+  EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(message)), EINVAL);
+  EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(message), client_->data(35)), EINVAL);
+  EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(message).first(35), client_->data(36)),
+            EINVAL);
+  EXPECT_EQ(client_->SessInfo(), 0);
+}
+
+TEST_F(DeviceSessionTest, RefusesMessagesThatClientsDoNotSend) {
+  for (uint8_t type : {1, 3, 6, 77, 255}) {
+    std::vector<uint8_t> message(64);
+    message[0] = type;
+    for (Direction direction : {Direction::kRead, Direction::kWrite}) {
+      EXPECT_EQ(client_->Send(direction, message), EINVAL) << int{type};
+      EXPECT_EQ(client_->Send(direction, message, client_->data(4096)), EINVAL) << int{type};
+    }
+  }
+  EXPECT_EQ(client_->Open("disk0"), 0u);
+}
+
+// ---- OPEN ---------------------------------------------------------------------------------------
+
+TEST_F(DeviceSessionTest, OpenTellsTheGeometryAndNothingElse) {
+  Geometry geometry = TestDisk::DefaultGeometry(kDiskBytes);
+  geometry.logical_block_size = 4096;
+  geometry.physical_block_size = 16384;
+  geometry.max_discard = 8192;
+  geometry.discard_granularity = 4096;
+  geometry.max_write_zeroes = 12288;
+  geometry.fua = false;
+  disk_.set_geometry(geometry);
+  const OpenMessage message = *MakeOpen("disk0", AccessMode::kReadWrite);
+  absl::Span<uint8_t> reply = client_->data(4096);
+  std::fill(reply.begin(), reply.end(), 0xee);
+  ASSERT_EQ(client_->Send(Direction::kRead, MessageBytes(message), reply), 0);
+  rnbd::OpenedDevice opened;
+  ASSERT_TRUE(ParseOpenResponse(reply, &opened).ok());
+  EXPECT_EQ(opened.device_id, 0u);
+  EXPECT_EQ(opened.geometry.nsectors, kDiskBytes / 512);
+  EXPECT_EQ(opened.geometry.logical_block_size, 4096u);
+  EXPECT_EQ(opened.geometry.physical_block_size, 16384u);
+  EXPECT_EQ(opened.geometry.max_discard_sectors, 16u);
+  EXPECT_EQ(opened.geometry.discard_granularity, 4096u);
+  EXPECT_EQ(opened.geometry.max_write_zeroes_sectors, 24u);
+  EXPECT_EQ(opened.geometry.max_hw_sectors, (64u << 10) / 512);
+  EXPECT_TRUE(opened.geometry.writeback);
+  EXPECT_FALSE(opened.geometry.fua);
+  EXPECT_THAT(reply.subspan(46), Each(0));
+}
+
+TEST_F(DeviceSessionTest, OpenMustBeWellFormed) {
+  OpenMessage message = *MakeOpen("disk0", AccessMode::kReadWrite);
+  absl::Span<uint8_t> room = client_->data(sizeof(OpenResponse));
+  EXPECT_EQ(client_->Send(Direction::kWrite, MessageBytes(message)), EINVAL);
+  EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(message)), EINVAL);
+  EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(message), client_->data(55)), EINVAL);
+  EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(message).first(263), room), EINVAL);
+  OpenMessage mode = message;
+  mode.access_mode = 3;
+  EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(mode), room), EINVAL);
+  OpenMessage endless = message;
+  std::memset(endless.dev_name, 'x', sizeof(endless.dev_name));
+  EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(endless), room), EINVAL);
+  OpenMessage empty = message;
+  std::memset(empty.dev_name, 0, sizeof(empty.dev_name));
+  EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(empty), room), EINVAL);
+  EXPECT_EQ(server_.opens(), 0);
+  // Garbage where the kernel's client leaves some.
+  message.header.padding[0] = 0xaa;
+  message.reserved1 = 0xbb;
+  std::memset(message.dev_name + 6, 0xcc, sizeof(message.dev_name) - 6);
+  std::memset(message.reserved2, 0xdd, sizeof(message.reserved2));
+  EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(message), room), 0);
+}
+
+TEST_F(DeviceSessionTest, OpenPassesTheErrnoOfARefusal) {
+  rnbd::OpenedDevice opened;
+  EXPECT_EQ(client_->Open("nothing", AccessMode::kReadOnly, &opened), ENOENT);
+  auto second = NewClient("other");
+  EXPECT_EQ(second->Open("disk0"), 0u);
+  EXPECT_EQ(client_->Open("disk0", AccessMode::kReadWrite, &opened), EPERM);
+  EXPECT_EQ(client_->Open("disk0", AccessMode::kReadOnly, &opened), 0);
+}
+
+// Whatever an image on the server may look like.
+TEST_F(DeviceSessionTest, RefusesADeviceThatRnbdCannotDescribe) {
+  Geometry geometry = TestDisk::DefaultGeometry(kDiskBytes);
+  geometry.logical_block_size = 65536;
+  disk_.set_geometry(geometry);
+  rnbd::OpenedDevice opened;
+  EXPECT_EQ(client_->Open("disk0", AccessMode::kReadWrite, &opened), EINVAL);
+  server_.device_thread()->RunAndWait([] {});
+  EXPECT_EQ(disk_.opens(), 0);
+}
+
+TEST_F(DeviceSessionTest, TheSameNameGivesTheSameIdAndTheFirstMode) {
+  EXPECT_EQ(client_->Open("disk0", AccessMode::kReadOnly), 0u);
+  EXPECT_EQ(client_->Open("disk0", AccessMode::kReadWrite), 0u);
+  EXPECT_EQ(disk_.opens(), 1);
+  EXPECT_EQ(client_->Io(MakeRequest(0, Operation::kWrite, 0, 512), client_->data(512)), EROFS);
+  EXPECT_EQ(client_->CloseDevice(0), 0);
+  EXPECT_EQ(client_->Open("disk0", AccessMode::kReadWrite), 0u);
+  EXPECT_EQ(client_->Io(MakeRequest(0, Operation::kWrite, 0, 512), client_->data(512)), 0);
+}
+
+TEST_F(DeviceSessionTest, TwoNamesOfOneDiskAreTwoDevices) {
+  server_.AddDisk("alias", &disk_);
+  EXPECT_EQ(client_->Open("disk0", AccessMode::kReadOnly), 0u);
+  EXPECT_EQ(client_->Open("alias", AccessMode::kMigration), 1u);
+  absl::Span<uint8_t> data = client_->data(512);
+  std::fill(data.begin(), data.end(), 0x77);
+  EXPECT_EQ(client_->Io(MakeRequest(1, Operation::kWrite, 4, 512), data), 0);
+  std::fill(data.begin(), data.end(), 0);
+  EXPECT_EQ(client_->Io(MakeRequest(0, Operation::kRead, 4, 512), data), 0);
+  EXPECT_THAT(data, Each(0x77));
+  EXPECT_EQ(client_->CloseDevice(1), 0);
+  EXPECT_EQ(client_->Io(MakeRequest(0, Operation::kRead, 4, 512), data), 0);
+}
+
+TEST_F(DeviceSessionTest, IdsAreTheLowestFree) {
+  for (const char* name : {"a", "b", "c", "d"}) server_.AddDisk(name, &other_disk_);
+  EXPECT_EQ(client_->Open("a", AccessMode::kReadOnly), 0u);
+  EXPECT_EQ(client_->Open("b", AccessMode::kReadOnly), 1u);
+  EXPECT_EQ(client_->Open("c", AccessMode::kReadOnly), 2u);
+  EXPECT_EQ(client_->CloseDevice(1), 0);
+  EXPECT_EQ(client_->Open("d", AccessMode::kReadOnly), 1u);
+  EXPECT_EQ(client_->Open("b", AccessMode::kReadOnly), 3u);
+  auto second = NewClient("other");
+  EXPECT_EQ(second->Open("c", AccessMode::kReadOnly), 0u) << "ids are a session's own";
+}
+
+TEST_F(DeviceSessionTest, AThousandDevicesAndALateOne) {
+  constexpr uint32_t kDevices = 1000;
+  for (uint32_t i = 0; i < kDevices; ++i) server_.AddDisk(absl::StrCat("disk-", i), &other_disk_);
+  for (uint32_t i = 0; i < kDevices; ++i) {
+    ASSERT_EQ(client_->Open(absl::StrCat("disk-", i), AccessMode::kReadOnly), i);
+  }
+  EXPECT_EQ(other_disk_.opens(), static_cast<int>(kDevices));
+  absl::Span<uint8_t> data = client_->data(4096);
+  EXPECT_EQ(client_->Io(MakeRequest(kDevices - 1, Operation::kRead, 0, 4096), data), 0);
+  EXPECT_EQ(client_->Io(MakeRequest(kDevices, Operation::kRead, 0, 4096), data), ENOTCONN);
+  EXPECT_EQ(client_->Open("disk-500", AccessMode::kReadOnly), 500u);
+  client_->Close();
+  EXPECT_TRUE(Eventually([&] { return other_disk_.opens() == 0; }));
+}
+
+// ---- IO -----------------------------------------------------------------------------------------
+
+TEST_F(DeviceSessionTest, ReadsAndWritesGoWhereTheySay) {
+  const uint32_t id = client_->Open("disk0");
+  absl::Span<uint8_t> data = client_->data(64 << 10);
+  ASSERT_EQ(client_->Io(MakeRequest(id, Operation::kRead, 8, 64 << 10), data), 0);
+  EXPECT_EQ(std::memcmp(data.data(), Disk() + 4096, 64 << 10), 0);
+  std::fill(data.begin(), data.end(), 0x5a);
+  ASSERT_EQ(client_->Io(MakeRequest(id, Operation::kWrite, 1, 512), data.first(512), 1), 0);
+  EXPECT_EQ(Disk()[511], static_cast<uint8_t>(511));
+  EXPECT_EQ(Disk()[512], 0x5a);
+  EXPECT_EQ(Disk()[1023], 0x5a);
+  EXPECT_EQ(Disk()[1024], static_cast<uint8_t>(1024 / 512 + 1024));
+  // The very last sector.
+  ASSERT_EQ(
+      client_->Io(MakeRequest(id, Operation::kWrite, kDiskBytes / 512 - 1, 512), data.first(512)),
+      0);
+  EXPECT_EQ(Disk()[kDiskBytes - 1], 0x5a);
+}
+
+TEST_F(DeviceSessionTest, EveryOperationComesToTheBackendAsItWasMeant) {
+  const uint32_t id = client_->Open("disk0");
+  disk_.Record(true);
+  absl::Span<uint8_t> data = client_->data(1024);
+  using Seen = TestDisk::Seen;
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kRead, 2, 1024, kIoSync), data), 0);
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kWrite, 4, 1024, kIoSync | kIoFua), data), 0);
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kWrite, 4, 512, kIoPreflush), data.first(512)),
+            0);
+  // As kernels before and after 7.0 send it.
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kFlush, ~uint64_t{0}, 0, kIoSync | kIoFua)), 0);
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kFlush, 7, 0, 0x700)), 0);
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kDiscard, 16, 8192, kIoSync)), 0);
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kWriteZeroes, 32, 4096, kIoNoUnmap)), 0);
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kWriteZeroes, 40, 4096)), 0);
+  std::vector<Seen> seen = disk_.TakeSeen();
+  // Where a FLUSH is has no meaning.
+  for (Seen& request : seen) {
+    if (request.operation == BlockOperation::kFlush) request.offset = 0;
+  }
+  EXPECT_THAT(seen,
+              ElementsAre(Seen{BlockOperation::kRead, 1024, 1024},
+                          Seen{BlockOperation::kWrite, 2048, 1024, true},
+                          Seen{BlockOperation::kWrite, 2048, 512, false, true},
+                          Seen{BlockOperation::kFlush, 0, 0}, Seen{BlockOperation::kFlush, 0, 0},
+                          Seen{BlockOperation::kDiscard, 8192, 8192},
+                          Seen{BlockOperation::kWriteZeroes, 16384, 4096, false, false, true},
+                          Seen{BlockOperation::kWriteZeroes, 20480, 4096}));
+}
+
+// Operations that come the wrong way round touch nothing (protocol page, section 10, item 11).
+TEST_F(DeviceSessionTest, OperationsMustComeTheirOwnWay) {
+  const uint32_t id = client_->Open("disk0");
+  const std::vector<uint8_t> before(Disk(), Disk() + kDiskBytes);
+  disk_.Record(true);
+  absl::Span<uint8_t> data = client_->data(4096);
+  std::fill(data.begin(), data.end(), 0x66);
+  for (Operation operation :
+       {Operation::kRead, Operation::kWrite, Operation::kFlush, Operation::kDiscard,
+        Operation::kSecureErase, Operation::kWriteZeroes}) {
+    const Direction wrong =
+        CarrierOf(operation) == Direction::kRead ? Direction::kWrite : Direction::kRead;
+    const uint32_t size = operation == Operation::kFlush ? 0 : 4096;
+    const IoMessage message = MakeIo(MakeRequest(id, operation, 0, size));
+    EXPECT_EQ(client_->Send(wrong, MessageBytes(message), data), EINVAL)
+        << OperationName(operation);
+    EXPECT_EQ(client_->Send(wrong, MessageBytes(message)), EINVAL) << OperationName(operation);
+    if (HasData(operation)) continue;
+    // Data where none belongs.
+    EXPECT_EQ(client_->Send(CarrierOf(operation), MessageBytes(message), data), EINVAL)
+        << OperationName(operation);
+  }
+  EXPECT_THAT(disk_.TakeSeen(), ElementsAre());
+  EXPECT_EQ(std::memcmp(before.data(), Disk(), kDiskBytes), 0);
+  EXPECT_THAT(data, Each(0x66));
+}
+
+TEST_F(DeviceSessionTest, SizesMustAgree) {
+  const uint32_t id = client_->Open("disk0");
+  disk_.Record(true);
+  for (Operation operation : {Operation::kRead, Operation::kWrite}) {
+    for (uint32_t size : {0u, 512u, 1023u, 1536u, 1u << 20, UINT32_MAX}) {
+      EXPECT_EQ(client_->Io(MakeRequest(id, operation, 0, size), client_->data(1024)), EINVAL)
+          << OperationName(operation) << " of " << size;
+    }
+    EXPECT_EQ(client_->Io(MakeRequest(id, operation, 0, 1024)), EINVAL);
+  }
+  EXPECT_THAT(disk_.TakeSeen(), ElementsAre());
+}
+
+TEST_F(DeviceSessionTest, RangesMustLieOnTheDeviceAndConsistOfBlocks) {
+  Geometry geometry = TestDisk::DefaultGeometry(kDiskBytes);
+  geometry.logical_block_size = 4096;
+  disk_.set_geometry(geometry);
+  const uint32_t id = client_->Open("disk0");
+  disk_.Record(true);
+  absl::Span<uint8_t> data = client_->data(8192);
+  const uint64_t sectors = kDiskBytes / 512;
+  for (Operation operation : {Operation::kRead, Operation::kWrite}) {
+    auto io = [&](uint64_t sector, uint32_t size) {
+      return client_->Io(MakeRequest(id, operation, sector, size), data.first(size));
+    };
+    EXPECT_EQ(io(1, 4096), EINVAL);
+    EXPECT_EQ(io(0, 512), EINVAL);
+    EXPECT_EQ(io(sectors, 4096), EIO);
+    EXPECT_EQ(io(sectors - 8, 8192), EIO);
+    EXPECT_EQ(io(uint64_t{1} << 55, 4096), EIO);
+    EXPECT_EQ(io(~uint64_t{7}, 4096), EIO);
+    EXPECT_EQ(io(~uint64_t{7}, 8192), EIO) << "the end of the range wraps";
+  }
+  for (Operation operation : {Operation::kDiscard, Operation::kWriteZeroes}) {
+    EXPECT_EQ(client_->Io(MakeRequest(id, operation, 4, 4096)), EINVAL);
+    EXPECT_EQ(client_->Io(MakeRequest(id, operation, 8, 512)), EINVAL);
+    EXPECT_EQ(client_->Io(MakeRequest(id, operation, sectors - 8, 8192)), EIO);
+    EXPECT_EQ(client_->Io(MakeRequest(id, operation, 0, 0xfffff000)), EIO);
+  }
+  EXPECT_THAT(disk_.TakeSeen(), ElementsAre());
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kRead, sectors - 8, 4096), data.first(4096)), 0);
+}
+
+TEST_F(DeviceSessionTest, UnknownDevicesAndOperations) {
+  absl::Span<uint8_t> data = client_->data(512);
+  EXPECT_EQ(client_->Io(MakeRequest(0, Operation::kRead, 0, 512), data), ENOTCONN);
+  EXPECT_EQ(client_->Io(MakeRequest(0, Operation::kFlush, 0, 0)), ENOTCONN);
+  const uint32_t id = client_->Open("disk0");
+  EXPECT_EQ(client_->Io(MakeRequest(id + 1, Operation::kRead, 0, 512), data), ENOTCONN);
+  EXPECT_EQ(client_->Io(MakeRequest(UINT32_MAX, Operation::kWrite, 0, 512), data), ENOTCONN);
+  for (uint32_t operation : {6u, 9u, 200u, 255u}) {
+    IoMessage message = MakeIo(MakeRequest(id, Operation::kRead, 0, 512));
+    message.rw = operation;
+    EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(message), data), EOPNOTSUPP);
+    EXPECT_EQ(client_->Send(Direction::kWrite, MessageBytes(message), data), EOPNOTSUPP);
+  }
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kSecureErase, 0, 4096)), EOPNOTSUPP);
+  // Flags that are not known yet mean nothing.
+  IoMessage future = MakeIo(MakeRequest(id, Operation::kRead, 0, 512));
+  future.rw = uint32_t{future.rw} | 0xfffff000;
+  EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(future), data), 0);
+}
+
+TEST_F(DeviceSessionTest, PriorityPassesFromVersionTwoOn) {
+  const uint32_t id = client_->Open("disk0");
+  disk_.Record(true);
+  absl::Span<uint8_t> data = client_->data(512);
+  const IoRequest io = MakeRequest(id, Operation::kRead, 0, 512, kIoSync, 0x4004);
+  const IoMessage message = MakeIo(io);
+  auto priority = [&](size_t message_bytes) {
+    EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(message).first(message_bytes), data), 0);
+    const std::vector<TestDisk::Seen> seen = disk_.TakeSeen();
+    return seen.size() == 1 ? int{seen[0].priority} : -1;
+  };
+  EXPECT_EQ(priority(32), 0) << "before SESS_INFO";
+  ASSERT_EQ(client_->SessInfo(2), 0);
+  EXPECT_EQ(priority(32), 0x4004);
+  EXPECT_EQ(priority(28), 0) << "a client whose messages are packed tighter";
+  EXPECT_EQ(priority(26), 0);
+  EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(message).first(25), data), EINVAL);
+  ASSERT_EQ(client_->SessInfo(1), 0);
+  EXPECT_EQ(priority(32), 0);
+}
+
+TEST_F(DeviceSessionTest, ReadOnlyIsEnforced) {
+  const uint32_t id = client_->Open("disk0", AccessMode::kReadOnly);
+  const std::vector<uint8_t> before(Disk(), Disk() + kDiskBytes);
+  absl::Span<uint8_t> data = client_->data(4096);
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kWrite, 0, 4096), data), EROFS);
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kDiscard, 0, 4096)), EROFS);
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kWriteZeroes, 0, 4096)), EROFS);
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kSecureErase, 0, 4096)), EROFS);
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kRead, 0, 4096), data), 0);
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kFlush, 0, 0)), 0);
+  EXPECT_EQ(std::memcmp(before.data(), Disk(), kDiskBytes), 0);
+}
+
+TEST_F(DeviceSessionTest, ErrorsOfTheBackendPass) {
+  const uint32_t id = client_->Open("disk0");
+  absl::Span<uint8_t> data = client_->data(4096);
+  for (int error : {EIO, ENOSPC, ETIMEDOUT, EREMOTEIO, ENODATA}) {
+    Fault fault;
+    fault.error = error;
+    const int fault_id = disk_.faults().Add(fault);
+    EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kWrite, 0, 4096), data), error);
+    EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kFlush, 0, 0)), error);
+    std::fill(data.begin(), data.end(), 0x44);
+    EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kRead, 0, 4096), data), error);
+    EXPECT_THAT(data, Each(0x44)) << "a failed READ has no data";
+    disk_.faults().Remove(fault_id);
+  }
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kRead, 0, 4096), data), 0);
+}
+
+// ---- CLOSE --------------------------------------------------------------------------------------
+
+TEST_F(DeviceSessionTest, CloseEndsADevice) {
+  const uint32_t id = client_->Open("disk0");
+  EXPECT_EQ(client_->CloseDevice(id), 0);
+  EXPECT_EQ(disk_.opens(), 0);
+  EXPECT_EQ(disk_.writers(), 0);
+  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kRead, 0, 512), client_->data(512)), ENOTCONN);
+  EXPECT_EQ(client_->CloseDevice(id), 0) << "what is not open is closed";
+  EXPECT_EQ(client_->CloseDevice(4711), 0);
+}
+
+TEST_F(DeviceSessionTest, CloseMustBeWellFormed) {
+  const uint32_t id = client_->Open("disk0");
+  const CloseMessage message = MakeClose(id);
+  EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(message)), EINVAL);
+  EXPECT_EQ(client_->Send(Direction::kRead, MessageBytes(message), client_->data(64)), EINVAL);
+  EXPECT_EQ(client_->Send(Direction::kWrite, MessageBytes(message), client_->data(64)), EINVAL);
+  EXPECT_EQ(client_->Send(Direction::kWrite, MessageBytes(message).first(7)), EINVAL);
+  EXPECT_EQ(disk_.opens(), 1);
+}
+
+// A disk that does not answer, and all that goes on beside it: other devices of the session,
+// opening and closing, other sessions. Closing the device waits for its request, and so does its
+// id.
+TEST_F(DeviceSessionTest, ADiskThatHangsHoldsUpNothingElse) {
+  server_.AddDisk("other", &other_disk_);
+  server_.AddDisk("third", &other_disk_);
+  const uint32_t hanging = client_->Open("disk0");
+  const uint32_t other = client_->Open("other", AccessMode::kReadOnly);
+  Fault fault;
+  fault.kind = Fault::Kind::kHang;
+  const int fault_id = disk_.faults().Add(fault);
+  auto write = client_->BeginIo(MakeRequest(hanging, Operation::kWrite, 0, 512),
+                                client_->data(512, 8192), 0);
+  auto read = client_->BeginIo(MakeRequest(hanging, Operation::kRead, 8, 512),
+                               client_->data(512, 12288), 1);
+  ASSERT_TRUE(disk_.faults().AwaitHung(2, kPatience));
+  disk_.faults().Remove(fault_id);
+
+  const CloseMessage close_message = MakeClose(hanging);
+  auto close = client_->Begin(0, Direction::kWrite, MessageBytes(close_message));
+  // From here on nobody gets the device any more.
+  ASSERT_TRUE(Eventually([&] {
+    return client_->Io(MakeRequest(hanging, Operation::kRead, 0, 512), client_->data(512)) ==
+           ENOTCONN;
+  }));
+  auto second = NewClient("second");
+  for (int i = 0; i < 10; ++i) {
+    for (size_t lane : {0, 1}) {
+      EXPECT_EQ(
+          client_->Io(MakeRequest(other, Operation::kRead, 0, 4096), client_->data(4096), lane), 0);
+    }
+    const uint32_t third = client_->Open("third", AccessMode::kReadOnly);
+    EXPECT_NE(third, hanging);
+    EXPECT_EQ(client_->CloseDevice(third), 0);
+    EXPECT_EQ(second->Open("other", AccessMode::kReadOnly), 0u);
+    EXPECT_EQ(second->Io(MakeRequest(0, Operation::kRead, 0, 4096), second->data(4096)), 0);
+    EXPECT_EQ(second->CloseDevice(0), 0);
+  }
+  // A CLOSE of what is being closed is a CLOSE of what is not open.
+  EXPECT_EQ(client_->CloseDevice(hanging), 0);
+  rnbd::OpenedDevice opened;
+  EXPECT_EQ(client_->Open("disk0", AccessMode::kReadWrite, &opened), EPERM)
+      << "its writer is still at work";
+  EXPECT_FALSE(close->done());
+  EXPECT_FALSE(write->done());
+  EXPECT_EQ(disk_.opens(), 1);
+
+  disk_.faults().ReleaseHung();
+  EXPECT_EQ(write->Wait(), 0);
+  EXPECT_EQ(read->Wait(), 0);
+  EXPECT_EQ(close->Wait(), 0);
+  EXPECT_EQ(disk_.opens(), 0);
+  EXPECT_EQ(client_->Open("disk0"), hanging);
+}
+
+// The order in which the kernel's client sends them when a device is unmapped and mapped at once.
+TEST_F(DeviceSessionTest, OpenRightBehindCloseGetsTheDevice) {
+  for (int i = 0; i < 50; ++i) {
+    const uint32_t id = client_->Open("disk0");
+    ASSERT_EQ(id, 0u);
+    auto io = client_->BeginIo(MakeRequest(id, Operation::kRead, 0, 4096), client_->data(4096), 0);
+    ASSERT_EQ(client_->CloseDevice(id), 0);
+    const int error = io->Wait();
+    EXPECT_TRUE(error == 0 || error == ENOTCONN) << error;
+  }
+}
+
+TEST_F(DeviceSessionTest, AnOpenThatBlocksHoldsUpNoIo) {
+  server_.Stop();
+  absl::Notification go_on;
+  absl::Notification blocked;
+  server_.on_open = [&](absl::string_view name, AccessMode) {
+    if (name == "slow") {
+      blocked.Notify();
+      go_on.WaitForNotification();
+    }
+    return absl::OkStatus();
+  };
+  server_.AddDisk("slow", &other_disk_);
+  client_.reset();
+  server_.Start();
+  client_ = NewClient("blya");
+  const uint32_t id = client_->Open("disk0");
+  const OpenMessage message = *MakeOpen("slow", AccessMode::kReadWrite);
+  auto open = client_->Begin(client_->control_lane(), Direction::kRead, MessageBytes(message),
+                             client_->data(sizeof(OpenResponse), 65536));
+  blocked.WaitForNotification();
+  for (size_t lane : {0, 1}) {
+    EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kRead, 0, 4096), client_->data(4096), lane),
+              0);
+  }
+  EXPECT_EQ(client_->SessInfo(), 0);
+  EXPECT_FALSE(open->done());
+  go_on.Notify();
+  EXPECT_EQ(open->Wait(), 0);
+}
+
+// ---- The end of a session -----------------------------------------------------------------------
+
+TEST_F(DeviceSessionTest, TheEndOfTheSessionClosesItsDevices) {
+  server_.AddDisk("other", &other_disk_);
+  client_->Open("disk0");
+  client_->Open("other");
+  EXPECT_EQ(disk_.writers() + other_disk_.writers(), 2);
+  client_->Close();
+  EXPECT_TRUE(Eventually([&] { return disk_.opens() + other_disk_.opens() == 0; }));
+  EXPECT_EQ(disk_.writers() + other_disk_.writers(), 0);
+  // The same session comes again and gets everything, at the first attempt.
+  for (int i = 0; i < 20; ++i) {
+    client_ = NewClient("blya");
+    EXPECT_EQ(client_->Open("disk0"), 0u);
+    client_->Close();
+  }
+}
+
+// A write that still runs keeps its disk from the next writer (DESIGN: fence before replay).
+TEST_F(DeviceSessionTest, AWriteAtWorkKeepsTheDiskWhenItsSessionIsLost) {
+  const uint32_t id = client_->Open("disk0");
+  Fault fault;
+  fault.kind = Fault::Kind::kHang;
+  fault.count = 1;
+  disk_.faults().Add(fault);
+  absl::Span<uint8_t> data = client_->data(512, 4096);
+  std::fill(data.begin(), data.end(), 0x99);
+  auto write = client_->BeginIo(MakeRequest(id, Operation::kWrite, 0, 512), data, 0);
+  ASSERT_TRUE(disk_.faults().AwaitHung(1, kPatience));
+  client_->Close();
+  EXPECT_EQ(write->Wait(), ECONNABORTED);
+  auto second = NewClient("second");
+  rnbd::OpenedDevice opened;
+  EXPECT_EQ(second->Open("disk0", AccessMode::kReadWrite, &opened), EPERM);
+  disk_.faults().ReleaseHung();
+  EXPECT_TRUE(
+      Eventually([&] { return second->Open("disk0", AccessMode::kReadWrite, &opened) == 0; }));
+  EXPECT_EQ(Disk()[0], 0x99) << "what was in the chunk was written";
+}
+
+TEST_F(DeviceSessionTest, OpensUnderWayWhenTheSessionIsLostAreUndone) {
+  server_.Stop();
+  client_.reset();
+  server_.on_open = [](absl::string_view, AccessMode) {
+    absl::SleepFor(absl::Milliseconds(20));
+    return absl::OkStatus();
+  };
+  server_.Start();
+  for (int i = 0; i < 5; ++i) {
+    client_ = NewClient(absl::StrCat("blya", i));
+    const OpenMessage message = *MakeOpen("disk0", AccessMode::kReadOnly);
+    auto open = client_->Begin(client_->control_lane(), Direction::kRead, MessageBytes(message),
+                               client_->data(sizeof(OpenResponse)));
+    absl::SleepFor(absl::Milliseconds(5));
+    client_->Close();
+    open->Wait();
+  }
+  EXPECT_TRUE(Eventually([&] { return server_.session_count() == 0 && disk_.opens() == 0; }));
+}
+
+TEST_F(DeviceSessionTest, RefusalsAreLoggedWithoutFloodingTheLog) {
+  rtrs::LogCapture log;
+  rnbd::OpenedDevice opened;
+  for (int i = 0; i < 50; ++i) {
+    EXPECT_EQ(client_->Open("no\nsuch", AccessMode::kReadOnly, &opened), ENOENT);
+  }
+  EXPECT_EQ(log.Lines("refused to open device").size(), 1u);
+}
+
+}  // namespace
+}  // namespace rnbd::server

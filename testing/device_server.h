@@ -1,0 +1,137 @@
+#ifndef RNBD_TESTING_DEVICE_SERVER_H_
+#define RNBD_TESTING_DEVICE_SERVER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "common/ring.h"
+#include "rtrs/address.h"
+#include "rtrs/fabric.h"
+#include "rtrs/server.h"
+#include "rtrs/server_handler.h"
+#include "server/backend.h"
+#include "server/device_session.h"
+#include "server/memory_backend.h"
+#include "testing/faulty_backend.h"
+#include "testing/session_harness.h"
+
+namespace rnbd::testing {
+
+// A disk in memory of any geometry, which fails as told and tells what was asked of it. Outlives
+// the server that it is given to. Any thread.
+class TestDisk {
+ public:
+  // A request as it came to a backend.
+  struct Seen {
+    server::BlockOperation operation;
+    uint64_t offset;
+    uint32_t length;
+    bool fua = false;
+    bool preflush = false;
+    bool no_unmap = false;
+    uint16_t priority = 0;
+    bool operator==(const Seen&) const = default;
+  };
+
+  // With a write-back cache, FUA, DISCARD and WRITE_ZEROES.
+  static server::Geometry DefaultGeometry(uint64_t size = 1 << 20);
+
+  explicit TestDisk(const server::Geometry& geometry = DefaultGeometry());
+
+  // Only while no request is being worked on.
+  uint8_t* data() { return memory_->data(); }
+  FaultInjector& faults() { return *faults_; }
+
+  // What the next open says; the memory stays as large as it is.
+  void set_geometry(const server::Geometry& geometry);
+
+  void Record(bool on) { record_.store(on); }
+  std::vector<Seen> TakeSeen();
+
+  // Open at the moment.
+  int opens() const { return opens_.load(); }
+  int writers() const { return writers_.load(); }
+
+  // By RNBD's sharing rules (protocol page, section 4.2).
+  absl::StatusOr<server::OpenedDevice> Open(AccessMode mode);
+
+ private:
+  class Disk;
+  class Recorder;
+
+  const std::shared_ptr<server::MemoryDisk> memory_;
+  absl::Mutex memory_mutex_;
+  std::shared_ptr<FaultInjector> faults_ = std::make_shared<FaultInjector>();
+  std::atomic<bool> record_{false};
+  std::atomic<int> opens_{0};
+  std::atomic<int> writers_{0};
+  absl::Mutex mutex_;
+  server::Geometry geometry_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Seen> seen_ ABSL_GUARDED_BY(mutex_);
+};
+
+// A server whose sessions are DeviceSessions. Every session may open every disk.
+class DeviceServer final : private rtrs::ServerHandler {
+ public:
+  struct Options {
+    rtrs::ServerOptions rtrs = DefaultRtrsOptions();
+    size_t workers = 2;
+  };
+  // 16 chunks for 64 KiB.
+  static rtrs::ServerOptions DefaultRtrsOptions();
+
+  DeviceServer(rtrs::Fabric* fabric, const Options& options);
+  // Stops it.
+  ~DeviceServer();
+
+  void AddDisk(const std::string& name, TestDisk* disk);
+  // Asked before a disk is looked for, on the device thread, which it may block. Set while the
+  // server does not run.
+  std::function<absl::Status(absl::string_view name, AccessMode mode)> on_open;
+  // Asked when a session comes, on the control thread.
+  std::function<absl::Status(const rtrs::ServerSessionInfo&)> on_session;
+
+  void Start();
+  // Waits for the end; whatever hangs in a disk is let go first.
+  void Stop();
+
+  rtrs::PathAddress path() const { return {.source = {}, .destination = address_}; }
+  size_t session_count();
+  // To be called between a request and a look at a disk's memory, or a change of it and a request:
+  // the kernel orders the two, which ThreadSanitizer cannot see.
+  void Settle() { threads_.Settle(); }
+  RingThread* device_thread() { return device_thread_.get(); }
+  // Attempts to open a device that came to the disks.
+  int opens() const { return opens_.load(); }
+
+ private:
+  class Opener;
+
+  absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> OnSession(
+      const rtrs::ServerSessionInfo& session) override;
+  absl::StatusOr<server::OpenedDevice> Open(absl::string_view name, AccessMode mode);
+
+  rtrs::Fabric* const fabric_;
+  const Options options_;
+  const rtrs::Address address_;
+  rtrs::TestThreads threads_;
+  std::unique_ptr<RingThread> device_thread_;
+  std::atomic<int> opens_{0};
+  absl::Mutex mutex_;
+  std::map<std::string, TestDisk*> disks_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<rtrs::Server> server_;
+};
+
+}  // namespace rnbd::testing
+
+#endif  // RNBD_TESTING_DEVICE_SERVER_H_

@@ -1,0 +1,86 @@
+# shellcheck shell=bash
+#
+# What integration scripts share: real servers and clients, over TCP on loopback or a Unix socket. For
+# sourcing behind testing/shell_test.sh. Each script's own server and files are below $TEST_DIR.
+#
+#   start_server NAME           starts rnbd-server on the configuration from standard input, and waits for it
+#   start_client NAME MOUNT     starts rnbd-fuse in the foreground on the configuration from standard
+#                               input, and waits until it has mounted on the (new) directory MOUNT
+#   $SOCKET                     where a server may listen
+#   make_images SIZE NAME...    sparse image files in $IMAGES
+#   serve_images                one server, "server", that lets every session have every image at $SOCKET
+#   map_images NAME MOUNT IMAGE...   one client that maps images rw, as session NAME
+#   attach FILE [OPTION...]     a loop device with direct I/O on a file, in $loop; detached at the end
+#   detach                      detaches $loop
+#   allocated_kib FILE          disk space that a file has
+
+bin=
+[[ -x server/rnbd-server ]] || bin=bazel-bin/
+RNBD_SERVER=${bin}server/rnbd-server
+RNBD_FUSE=${bin}client/rnbd-fuse
+SOCKET=$TEST_DIR/rnbd.sock
+IMAGES=$TEST_DIR/images
+mkdir "$IMAGES"
+loop=
+
+start_server() {
+  local name=$1
+  cat >"$TEST_DIR/$name.yaml"
+  start_daemon "$name" "$RNBD_SERVER" --config "$TEST_DIR/$name.yaml"
+  wait_until 20 grep -q "rnbd-server is ready" "$TEST_DIR/$name.log"
+}
+
+start_client() {
+  local name=$1 mount=$2
+  cat >"$TEST_DIR/$name.yaml"
+  mkdir -p "$mount"
+  on_exit _leave_mount "$mount"
+  start_daemon "$name" "$RNBD_FUSE" "$mount" --config "$TEST_DIR/$name.yaml" --foreground
+  wait_until 20 mountpoint -q "$mount"
+}
+
+_leave_mount() { ! mountpoint -q "$1" || umount --lazy "$1"; }
+
+make_images() {
+  local size=$1 name
+  shift
+  for name; do truncate -s "$size" "$IMAGES/$name"; done
+}
+
+serve_images() {
+  start_server server <<YAML
+listen:
+  - unix: $SOCKET
+sessions:
+  - name: "*"
+    dev_search_path: $IMAGES
+YAML
+}
+
+map_images() {
+  local name=$1 mount=$2
+  shift 2
+  # Not by a pipe: what start_client learns about its process would be lost with the subshell.
+  start_client "$name" "$mount" < <(
+    printf 'sessions:\n  - name: %s\n    paths: ["unix:%s"]\n    devices:\n' "$name" "$SOCKET"
+    printf '      - path: %s\n' "$@"
+  )
+}
+
+attach() {
+  local file=$1
+  shift
+  loop=$(losetup --find --show --direct-io=on "$@" "$file")
+  on_exit _detach_if_attached "$loop" "$file"
+  log "$loop is $file"
+}
+
+detach() {
+  losetup --detach "$loop"
+  loop=
+}
+
+# Not a device of the same number that another test has got meanwhile.
+_detach_if_attached() { [[ $(losetup --noheadings --output BACK-FILE "$1" 2>/dev/null) != "$2"* ]] || losetup --detach "$1"; }
+
+allocated_kib() { du --block-size=1024 "$1" | cut -f1; }
