@@ -30,7 +30,7 @@ void StreamConnection::PostReceive(absl::Span<uint8_t> buffer, uint32_t count) {
 }
 
 void StreamConnection::Post(const WorkRequest& request) {
-  if (!why_.ok()) return;
+  if (!why_.ok() || !send_failure_.ok()) return;
   if (absl::Status check = CheckRequest(request); !check.ok()) {
     Part(check, /*say_goodbye=*/true);
     return;
@@ -54,7 +54,8 @@ void StreamConnection::Post(const WorkRequest& request) {
   frame.header.length = length;
   frame.header.payload_crc = PayloadCrc(frame);
   SealHeader(&frame.header);
-  ring_->AtTurnEnd(&flush_);
+  // What OnSent() posts goes on from OnFlushed().
+  if (!send_busy_) ring_->AtTurnEnd(&flush_);
 }
 
 // What a card would refuse, so that mistakes show on every fabric.
@@ -153,18 +154,27 @@ void StreamConnection::OnFlushed(int32_t result, uint32_t) {
     return;
   }
   if (result < 0 && result != -EAGAIN && result != -EINTR) {
-    if (state_ == State::kParting) {
-      Drain();
-    } else {
-      Part(ErrnoToStatus(-result, "send"), /*say_goodbye=*/false);
-    }
+    OnSendFailed(ErrnoToStatus(-result, "send"));
     return;
   }
   if (state_ == State::kParting) {
     SendGoodbye();
   } else if (head_ != tail_) {
-    ring_->AtTurnEnd(&flush_);
+    // Not at the end of this turn: while the peer reads as fast as OnSent() posts, the turn would
+    // have no end.
+    ring_->InNextTurn(&flush_);
   }
+}
+
+// A peer that goes says why, and the answers that it gave before count: both may still wait in the
+// socket when sending fails. The end comes with what is received last.
+void StreamConnection::OnSendFailed(const absl::Status& failure) {
+  if (state_ == State::kParting) {
+    Drain();
+    return;
+  }
+  send_failure_ = failure;
+  timer_.Arm(options_.goodbye_timeout);
 }
 
 void StreamConnection::Sent(size_t bytes) {
@@ -187,7 +197,7 @@ void StreamConnection::StartReceive() {
   direct_bytes_ = state_ == State::kEstablished ? payload_left_ : 0;
   if (direct_bytes_ > 0) receive_spans_[spans++] = {place_, direct_bytes_};
   size_t room = staging_.size() - staged_end_;
-  if (last_was_large_) room = std::min(room, kStagedBehindLarge);
+  if (last_was_large_ && state_ == State::kEstablished) room = std::min(room, kStagedBehindLarge);
   receive_spans_[spans++] = {staging_.data() + staged_end_, room};
   receive_message_.msg_iov = receive_spans_;
   receive_message_.msg_iovlen = spans;

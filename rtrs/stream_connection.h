@@ -111,6 +111,7 @@ class StreamConnection final : public Connection {
   void SendWhenThereIsRoom();
   size_t Gather();
   void OnFlushed(int32_t result, uint32_t flags);
+  void OnSendFailed(const absl::Status& failure);
   void Sent(size_t bytes);
   Frame& FrameAt(uint32_t index) { return frames_[index & (frames_.size() - 1)]; }
   uint32_t PayloadCrc(const Frame& frame) const;
@@ -147,8 +148,9 @@ class StreamConnection final : public Connection {
   SocketAddress address_;                 // being connected to
   Hello hello_;
   size_t hello_done_ = 0;
-  absl::Duration timeout_;  // of connecting or accepting
-  absl::Status why_;        // not OK from the moment on that the end is certain
+  absl::Duration timeout_;     // of connecting or accepting
+  absl::Status why_;           // not OK from the moment on that the end is certain
+  absl::Status send_failure_;  // nothing can be sent any more; what has arrived is still taken
   bool rejected_ = false;
   std::string goodbye_;
   bool goodbye_queued_ = false;

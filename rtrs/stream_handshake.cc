@@ -255,7 +255,7 @@ void StreamConnection::Part(const absl::Status& why, bool say_goodbye) {
   why_ = why;
   if (state_ == State::kIdle) return;
   assert(ring_->OnOwnThread());
-  if (state_ != State::kEstablished || !say_goodbye) {
+  if (state_ != State::kEstablished || !say_goodbye || !send_failure_.ok()) {
     Drain();
     return;
   }
@@ -299,6 +299,10 @@ void StreamConnection::QueueGoodbye() {
 void StreamConnection::OnTimer() {
   if (state_ == State::kParting) {
     Drain();
+    return;
+  }
+  if (!send_failure_.ok()) {
+    Part(send_failure_, /*say_goodbye=*/false);
     return;
   }
   Part(ErrnoToStatus(

@@ -34,7 +34,6 @@ namespace {
 using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::Not;
 
 constexpr uint32_t kWindow = 4096;
 constexpr uint32_t kReceiveBytes = 200;
@@ -560,6 +559,27 @@ TEST_F(StreamFramesTest, PeersMayGiveAnyReason) {
       EXPECT_EQ(accepted.end->error(), static_cast<int>(std::clamp<uint32_t>(error, 1, 4095)));
       EXPECT_THAT(accepted.peer.ReceiveAll(), IsEmpty()) << "a goodbye is not answered";
     }
+  }
+}
+
+// The reset is noticed by sending first, while the peer's last words still wait in the socket.
+TEST_F(StreamFramesTest, ReasonIsHeardThoughSendingFails) {
+  for (bool says_why : {true, false}) {
+    Accepted accepted = Greeted();
+    const absl::Time start = absl::Now();
+    accepted.end->Run([&] {
+      RawFrame goodbye = MakeRawFrame(FrameOpcode::kGoodbye, 0);
+      goodbye.header.immediate = EREMOTEIO;
+      if (says_why) {
+        EXPECT_TRUE(accepted.peer.Send(goodbye.Sealed()));
+      }
+      accepted.peer.Reset();
+      accepted.end->Post(accepted.end->Request(Opcode::kSend, 0, 10));
+    });
+    ASSERT_TRUE(accepted.end->WaitUntilDown());
+    EXPECT_EQ(accepted.end->error(), says_why ? EREMOTEIO : ECONNRESET) << accepted.end->why();
+    EXPECT_LT(absl::Now() - start, absl::Seconds(10));
+    EXPECT_TRUE(accepted.end->sent().empty());
   }
 }
 
