@@ -18,7 +18,10 @@ bin=
 [[ -x server/rnbd-server ]] || bin=bazel-bin/
 RNBD_SERVER=${bin}server/rnbd-server
 RNBD_FUSE=${bin}client/rnbd-fuse
-SOCKET=$TEST_DIR/rnbd.sock
+# Not in $TEST_DIR: the path of a socket may have 107 bytes, and Bazel's directories lie deep.
+_sockets=$(mktemp -d /tmp/rnbd-test.XXXXXX)
+on_exit rm -rf "$_sockets"
+SOCKET=$_sockets/rnbd.sock
 IMAGES=$TEST_DIR/images
 mkdir "$IMAGES"
 loop=
