@@ -1,0 +1,16 @@
+#!/bin/bash
+# Runs a command with an RDMA device (soft RoCE) at 192.168.77.1. For run_guest; a binary for it comes
+# with --binary.
+#
+# Usage: testing/guest/with_rxe.sh COMMAND...
+
+result=${XML_OUTPUT_FILE:-}
+unset XML_OUTPUT_FILE  # Of the command, not of this script.
+source testing/shell_test.sh
+source testing/guest/guest_lib.sh
+
+start_rxe
+status=0
+XML_OUTPUT_FILE=$result "$@" || status=$?
+((status == 0)) || fail "status $status from: $*"
+check_dmesg
