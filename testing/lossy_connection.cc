@@ -18,9 +18,11 @@ bool IsWrite(const WorkRequest& request) {
   return request.opcode == Opcode::kWrite || request.opcode == Opcode::kWriteWithImmediate;
 }
 
+// Of a request with too many spans, what it can hold: the connection below refuses it.
 uint32_t PayloadOf(const WorkRequest& request) {
   uint32_t length = 0;
-  for (uint8_t i = 0; i < request.span_count; ++i) length += request.spans[i].length;
+  const size_t spans = std::min<size_t>(request.span_count, kMaxLocalSpans);
+  for (size_t i = 0; i < spans; ++i) length += request.spans[i].length;
   return length;
 }
 
