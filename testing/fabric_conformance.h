@@ -6,6 +6,7 @@
 #include <ostream>
 #include <string>
 
+#include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "rtrs/fabric.h"
 #include "testing/fabric_harness.h"
@@ -31,6 +32,10 @@ struct FabricUnderTest {
   // Requests are not cut into several: ConnectionLimits::send_requests is what it takes and no
   // more, and no part of a write that is not allowed is carried out.
   bool whole_requests = true;
+  // A peer may invalidate what Domain::Register() gave out; cards allow it for keys of other kinds.
+  bool invalidates_regions = true;
+  // Both ends are down within this after a disconnect in the middle of traffic.
+  absl::Duration close_bound = absl::Seconds(10);
   // Requests wait at the sender while the peer's thread does nothing.
   bool stalls_with_the_peer = true;
 

@@ -1,0 +1,31 @@
+#ifndef RNBD_RTRS_VERBS_HANDLES_H_
+#define RNBD_RTRS_VERBS_HANDLES_H_
+
+#include <infiniband/verbs.h>
+#include <rdma/rdma_cma.h>
+
+#include <memory>
+
+// Owners of what libibverbs and librdmacm hand out. Each must go before what it was made from:
+// queue pair, completion queue, completion channel, memory, protection domain, identifier, channel.
+namespace rnbd::rtrs {
+
+template <auto Destroy>
+struct VerbsDeleter {
+  template <typename T>
+  void operator()(T* object) const {
+    Destroy(object);
+  }
+};
+
+using UniqueEventChannel =
+    std::unique_ptr<rdma_event_channel, VerbsDeleter<rdma_destroy_event_channel>>;
+using UniqueCmId = std::unique_ptr<rdma_cm_id, VerbsDeleter<rdma_destroy_id>>;
+using UniquePd = std::unique_ptr<ibv_pd, VerbsDeleter<ibv_dealloc_pd>>;
+using UniqueMr = std::unique_ptr<ibv_mr, VerbsDeleter<ibv_dereg_mr>>;
+using UniqueCompChannel = std::unique_ptr<ibv_comp_channel, VerbsDeleter<ibv_destroy_comp_channel>>;
+using UniqueCq = std::unique_ptr<ibv_cq, VerbsDeleter<ibv_destroy_cq>>;
+
+}  // namespace rnbd::rtrs
+
+#endif  // RNBD_RTRS_VERBS_HANDLES_H_
