@@ -110,8 +110,8 @@ absl::Status ClientPath::AddConnection() {
                                                                      limits, connection.get()));
   connection->set_connection(std::move(fabric_connection));
   if (cid > 0) connection->PostResponseReceives(limits.receives, acceptance_.new_rkey);
-  ConnectRequest request =
-      MakeConnectRequest(cid, cid_num, recon_cnt_, path_uuid_, session_uuid_, first_);
+  ConnectRequest request = WithOurFeatures(
+      MakeConnectRequest(cid, cid_num, recon_cnt_, path_uuid_, session_uuid_, first_));
   ++connections_up_;
   connections_.push_back(std::move(connection));
   ring->Post(

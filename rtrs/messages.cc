@@ -14,6 +14,9 @@
 namespace rnbd::rtrs {
 namespace {
 
+// Bytes that lie in 128 pages wherever they begin.
+constexpr uint32_t kMaxKernelIoSize = 127 * 4096;
+
 constexpr uint16_t MajorOf(uint16_t version) { return version >> 8; }
 
 // Of a sixteen-bit field that holds a negative errno; 0 if it does not.
@@ -80,6 +83,20 @@ ConnectRequest MakeConnectRequest(uint16_t cid, uint16_t cid_num, uint16_t recon
           .sess_uuid = path_uuid,
           .paths_uuid = session_uuid,
           .bits = first_conn ? ConnectRequest::kFirstConn : uint8_t{0}};
+}
+
+ConnectRequest WithOurFeatures(ConnectRequest request) {
+  request.extension_magic = ConnectRequest::kExtensionMagic;
+  request.extension_features = ConnectRequest::kLargeRequests;
+  return request;
+}
+
+SessionGeometry GeometryFor(uint8_t features, const SessionGeometry& geometry) {
+  SessionGeometry offered = geometry;
+  if ((features & ConnectRequest::kLargeRequests) == 0) {
+    offered.max_io_size = std::min(geometry.max_io_size, kMaxKernelIoSize);
+  }
+  return offered;
 }
 
 ConnectResponse MakeConnectResponse(const SessionGeometry& geometry, bool new_rkey) {

@@ -64,12 +64,22 @@ struct ConnectRequest {
   Uuid sess_uuid{};    // names the path (the kernel's name for it misleads)
   Uuid paths_uuid{};   // names the session
   uint8_t bits = 0;
-  uint8_t reserved[11] = {};
+  uint8_t reserved[3] = {};
+  // Reserved in the protocol and zero from kernel clients; ours say here what they can do.
+  Le32 extension_magic = 0;
+  uint8_t extension_features = 0;
+  uint8_t extension_reserved[3] = {};
 
   static constexpr uint8_t kFirstConn = 0x01;
   bool first_conn() const { return (bits & kFirstConn) != 0; }
+
+  static constexpr uint32_t kExtensionMagic = 0x64626E72;  // "rnbd"
+  // Requests are not limited to what a kernel client can register in one piece.
+  static constexpr uint8_t kLargeRequests = 0x01;
+  uint8_t features() const { return extension_magic == kExtensionMagic ? extension_features : 0; }
 };
 static_assert(WireMessage<ConnectRequest> && sizeof(ConnectRequest) == 56);
+static_assert(offsetof(ConnectRequest, extension_magic) == 48);
 static_assert(offsetof(ConnectRequest, magic) == 2);
 static_assert(offsetof(ConnectRequest, sess_uuid) == 12);
 static_assert(offsetof(ConnectRequest, paths_uuid) == 28);
@@ -104,6 +114,11 @@ struct SessionGeometry {
   bool operator==(const SessionGeometry&) const = default;
 };
 
+// What a server offers a client with these features. A kernel client cuts its requests at 128 pages
+// of memory, but registers each in one piece of as many; one that begins within a page has a page
+// more, and fails with EINVAL. It is offered a page less than that.
+SessionGeometry GeometryFor(uint8_t features, const SessionGeometry& geometry);
+
 // Whether the protocol can express `geometry`: limits of the constants above, no overflow, and the
 // index of every chunk with every offset in it fits an immediate. EINVAL says which limit is
 // broken.
@@ -111,6 +126,8 @@ absl::Status ValidateSessionGeometry(const SessionGeometry& geometry);
 
 ConnectRequest MakeConnectRequest(uint16_t cid, uint16_t cid_num, uint16_t recon_cnt,
                                   const Uuid& path_uuid, const Uuid& session_uuid, bool first_conn);
+// What a client of ours can do: the same request with all features that we know.
+ConnectRequest WithOurFeatures(ConnectRequest request);
 
 // A valid `geometry`.
 ConnectResponse MakeConnectResponse(const SessionGeometry& geometry, bool new_rkey);

@@ -120,6 +120,7 @@ absl::StatusOr<Server::Session*> Server::FindOrAddSession(const ConnectRequest& 
   auto session = std::make_unique<Session>();
   session->uuid = request.paths_uuid;
   session->client = client;
+  session->geometry = GeometryFor(request.features(), options_.geometry);
   Session* added = session.get();
   sessions_[request.paths_uuid] = std::move(session);
   CountUsage(client, 1, 0);
@@ -145,7 +146,7 @@ absl::StatusOr<ServerPath*> Server::FindOrAddPath(Session* session, const Connec
   }
   ServerPathOwner* owner = this;
   auto path = std::make_unique<ServerPath>(
-      owner, request, incoming->source(), incoming->destination(), options_.geometry, options_.path,
+      owner, request, incoming->source(), incoming->destination(), session->geometry, options_.path,
       control_, workers_, next_worker_++ % workers_.size());
   ServerPath* added = path.get();
   session->paths.push_back(added);
@@ -200,14 +201,14 @@ absl::StatusOr<ServerChunks*> Server::JoinOrOpenSession(ServerPath* path, const 
 }
 
 absl::Status Server::OpenSession(Session* session, const std::string& name) {
-  const uint64_t bytes = uint64_t{options_.geometry.queue_depth} * options_.geometry.chunk_size();
+  const uint64_t bytes = uint64_t{session->geometry.queue_depth} * session->geometry.chunk_size();
   const uint64_t limit = options_.limits.max_chunk_memory;
   if (bytes > limit - std::min(chunk_memory_, limit)) {
     return ErrnoToStatus(ENOMEM, absl::StrCat("the server has given out its ", limit,
                                               " bytes of memory for chunks (max_chunk_memory)"));
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<ServerChunks> chunks, ServerChunks::Create(options_.geometry));
-  ServerSessionInfo info = {name, session->client, options_.geometry, chunks->memory()};
+  ASSIGN_OR_RETURN(std::unique_ptr<ServerChunks> chunks, ServerChunks::Create(session->geometry));
+  ServerSessionInfo info = {name, session->client, session->geometry, chunks->memory()};
   ASSIGN_OR_RETURN(session->handler, handler_->OnSession(info));
   chunks->set_handler(session->handler.get());
   session->chunks = std::move(chunks);

@@ -76,6 +76,7 @@ class Server final : private ListenHandler, private ServerPathOwner {
     Uuid uuid;
     std::string name;  // empty until the first INFO_REQ
     Address client;
+    SessionGeometry geometry;  // what its client can use of options_.geometry
     std::unique_ptr<ServerChunks> chunks;
     std::unique_ptr<ServerSessionHandler> handler;
     std::vector<ServerPath*> paths;

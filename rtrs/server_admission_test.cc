@@ -444,6 +444,20 @@ TEST_P(ServerAdmissionTest, LogsRefusalsAtABoundedRate) {
   EXPECT_THAT(log.Lines("rejected a connection")[0], HasSubstr("does not know"));
 }
 
+// The chunks follow what the client can use, and so does their description in INFO_RSP.
+TEST_P(ServerAdmissionTest, ClientsAreOfferedWhatTheyCanUse) {
+  options_.geometry = {8, 1 << 20, 4096};
+  Start();
+  auto kernel = NewClient();
+  ASSERT_NO_FATAL_FAILURE(kernel->Establish("kernel", 2));
+  EXPECT_EQ(kernel->geometry().max_io_size, 127U * 4096);
+  EXPECT_EQ(kernel->chunks().size(), 8U);
+  auto ours = NewClient();
+  ours->request = WithOurFeatures(ours->request);
+  ASSERT_NO_FATAL_FAILURE(ours->Establish("ours", 2));
+  EXPECT_EQ(ours->geometry(), options_.geometry);
+}
+
 INSTANTIATE_TEST_SUITE_P(Fabrics, ServerAdmissionTest, ::testing::ValuesIn(SessionFabrics()),
                          SessionFabric::Name);
 
