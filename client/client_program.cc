@@ -46,7 +46,7 @@ absl::Status ClientProgram::StartThreads() {
   ASSIGN_OR_RETURN(bounce_, UniqueMapping::Anonymous(workers * UnalignedIo::kBounceBytes));
   rtrs::StreamOptions stream;
   stream.payload_checksum = config_.payload_checksum;
-  stream_ = std::make_unique<rtrs::StreamFabric>(stream);
+  fabrics_ = std::make_unique<rtrs::AllFabrics>(stream, rtrs::VerbsOptions());
   ASSIGN_OR_RETURN(control_, RingThread::Start("control", {}));
   for (size_t i = 0; i < workers; ++i) {
     ASSIGN_OR_RETURN(auto worker, RingThread::Start(absl::StrCat("worker-", i), {}));
@@ -61,17 +61,8 @@ absl::Status ClientProgram::StartThreads() {
 }
 
 absl::Status ClientProgram::CreateSessions() {
-  for (const config::ClientSessionConfig& session : config_.sessions) {
-    for (const rtrs::PathAddress& path : session.paths) {
-      const rtrs::AddressScheme scheme = path.destination.scheme;
-      if (scheme == rtrs::AddressScheme::kTcp || scheme == rtrs::AddressScheme::kUnix) continue;
-      return ErrnoToStatus(EPROTONOSUPPORT,
-                           absl::StrCat("session ", session.name, ": path ", path.ToString(),
-                                        ": this build has no RDMA; use tcp or unix"));
-    }
-  }
   MappedSession::Environment environment;
-  environment.fabric = stream_.get();
+  environment.fabric = fabrics_.get();
   environment.control = control_->ring();
   environment.workers = worker_rings_;
   for (const auto& unaligned : unaligned_) environment.unaligned.push_back(unaligned.get());

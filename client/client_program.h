@@ -21,7 +21,7 @@
 #include "common/ring.h"
 #include "common/unique_mapping.h"
 #include "config/client_config.h"
-#include "rtrs/stream_fabric.h"
+#include "rtrs/all_fabrics.h"
 
 namespace rnbd::client {
 
@@ -80,7 +80,7 @@ class ClientProgram final : private MappedSession::Observer {
   // Destroyed from the last to the first.
   std::unique_ptr<RequestMemory> memory_;
   UniqueMapping bounce_;
-  std::unique_ptr<rtrs::StreamFabric> stream_;
+  std::unique_ptr<rtrs::AllFabrics> fabrics_;
   std::unique_ptr<RingThread> control_;
   std::vector<std::unique_ptr<RingThread>> workers_;
   std::vector<Ring*> worker_rings_;

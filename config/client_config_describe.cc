@@ -54,16 +54,6 @@ std::string DescribeSession(const ClientSessionConfig& session) {
   return text;
 }
 
-// The addresses of RDMA.
-void AddPath(const ClientSessionConfig& session, const rtrs::PathAddress& path,
-             std::vector<std::string>* sentences) {
-  const rtrs::AddressScheme scheme = path.destination.scheme;
-  if (scheme != rtrs::AddressScheme::kIp && scheme != rtrs::AddressScheme::kGid) return;
-  sentences->push_back(absl::StrCat(
-      "path ", path.ToString(), " of session ", session.name, " (", session.origin.text,
-      ") is not in force: this version has no RDMA, and does not start with it"));
-}
-
 }  // namespace
 
 std::vector<std::string> NotInForce(const ClientConfig& config) {
@@ -71,7 +61,6 @@ std::vector<std::string> NotInForce(const ClientConfig& config) {
   Devices holding;
   Devices looping;
   for (const ClientSessionConfig& session : config.sessions) {
-    for (const rtrs::PathAddress& path : session.paths) AddPath(session, path, &sentences);
     const PathPolicy policy = session.settings.policy;
     if (policy != PathPolicy::kMinInflight && session.paths.size() > 1) {
       sentences.push_back(absl::StrCat(

@@ -411,15 +411,6 @@ TEST(ClientNotInForce, NamesLoop) {
               ElementsAre(StartsWith("loop: auto is not in force for device x (c.yaml:4): ")));
 }
 
-TEST(ClientNotInForce, NamesPathsOfRdma) {
-  EXPECT_THAT(
-      NotInForce(Parsed(
-          WithSession("name: a, paths: [\"ip:192.0.2.1\", \"gid:fe80::1\", \"tcp:192.0.2.2\"]"))),
-      ElementsAre(AllOf(StartsWith("path ip:192.0.2.1 of session a (c.yaml:2) is not in force"),
-                        EndsWith("does not start with it")),
-                  AllOf(StartsWith("path gid:"), EndsWith("does not start with it"))));
-}
-
 TEST(ClientNotInForce, NamesThePolicyOfSeveralPaths) {
   const auto with_policy = [](absl::string_view paths, absl::string_view policy) {
     return NotInForce(

@@ -30,11 +30,6 @@ std::string DescribeListen(const ListenConfig& listen) {
     with_port.scheme = rtrs::AddressScheme::kTcp;
     where = absl::StrCat("rdma:", absl::StripPrefix(with_port.ToString(), "tcp:"));
   }
-  if (listen.address.scheme == rtrs::AddressScheme::kIp) {
-    return absl::StrCat(
-        "listen on ", where, ": not in this version, which has no RDMA; ",
-        listen.required ? "the server does not start\n" : "the server goes on with a warning\n");
-  }
   return absl::StrCat("listen on ", where,
                       listen.required ? "" : ", or go on with a warning where that is not possible",
                       "\n");
@@ -113,7 +108,9 @@ std::vector<std::string> NotInForce(const ServerConfig& config) {
   std::vector<std::string> sentences;
   if (config.always_invalidate) {
     sentences.push_back(
-        "always_invalidate: yes is not in force: it is for RDMA, which this version does not have");
+        "always_invalidate: yes is not in force: chunks are plain memory regions, whose keys stay "
+        "the "
+        "same for as long as their path is up");
   }
   if (!config.admin_socket.empty()) {
     sentences.push_back(absl::StrCat("admin_socket: ", config.admin_socket,

@@ -517,8 +517,7 @@ TEST(DescribeServer, TellsAPersonWhatWouldHappen) {
   config.limits.chunk_memory = 2ULL << 30;
   EXPECT_EQ(
       Describe(config),
-      "listen on rdma:[::]:1234: not in this version, which has no RDMA; the server goes on with a "
-      "warning\n"
+      "listen on rdma:[::]:1234, or go on with a warning where that is not possible\n"
       "listen on tcp:[2001:db8::10]:1234\n"
       "listen on unix:/run/rnbd/rnbd.sock\n"
       "workers: 2\n"

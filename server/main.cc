@@ -22,8 +22,8 @@
 #include "common/status.h"
 #include "config/heartbeat_settings.h"
 #include "config/server_config.h"
+#include "rtrs/all_fabrics.h"
 #include "rtrs/server.h"
-#include "rtrs/stream_fabric.h"
 #include "server/block_service.h"
 
 DEFINE_string(config, "/etc/rnbd/server.yaml",
@@ -68,7 +68,7 @@ class Program {
     service_ = std::make_unique<BlockService>(&config_, device_thread_->ring(), rings);
     rtrs::StreamOptions stream;
     stream.payload_checksum = config_.payload_checksum;
-    stream_ = std::make_unique<rtrs::StreamFabric>(stream);
+    fabrics_ = std::make_unique<rtrs::AllFabrics>(stream, rtrs::VerbsOptions());
     absl::Status listening;
     control_->RunAndWait([&] {
       server_ = std::make_unique<rtrs::Server>(RtrsOptions(config_), control_->ring(), rings,
@@ -98,7 +98,7 @@ class Program {
   absl::Status Listen() {
     int listening = 0;
     for (const config::ListenConfig& listen : config_.listen) {
-      absl::StatusOr<rtrs::Address> address = ListenOn(listen.address);
+      absl::StatusOr<rtrs::Address> address = server_->Listen(fabrics_.get(), listen.address);
       if (address.ok()) {
         spdlog::info("listening on {}", address->ToString());
         ++listening;
@@ -111,19 +111,10 @@ class Program {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<rtrs::Address> ListenOn(const rtrs::Address& address) {
-    if (address.scheme == rtrs::AddressScheme::kIp || address.scheme == rtrs::AddressScheme::kGid) {
-      return ErrnoToStatus(EPROTONOSUPPORT,
-                           absl::StrCat("listen on ", address.ToString(),
-                                        ": this build has no RDMA; use tcp or unix"));
-    }
-    return server_->Listen(stream_.get(), address);
-  }
-
   const config::ServerConfig& config_;
   // Destroyed from the last to the first: the sessions are gone before the threads end, and the
   // device thread closes what they left before the service goes.
-  std::unique_ptr<rtrs::StreamFabric> stream_;
+  std::unique_ptr<rtrs::AllFabrics> fabrics_;
   std::unique_ptr<BlockService> service_;
   std::unique_ptr<RingThread> device_thread_;
   std::vector<std::unique_ptr<RingThread>> workers_;
