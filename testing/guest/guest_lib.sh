@@ -20,7 +20,8 @@
 #   await NAME [SECONDS]        until the peer has announced it (60 s)
 #   shape_link NETDEV OPTION... what this guest sends there is delayed, lost, ... by netem(8)'s options;
 #                               without an option no longer
-#   cut_link NETDEV, mend_link NETDEV   takes the carrier away from both ends' traffic, and gives it back
+#                               (soft RoCE of Linux 6.1 does not survive reordering: it registers memory twice)
+#   cut_link NETDEV, mend_link NETDEV   all that this guest sends there is lost, and no longer
 #   power_off                   this guest is off at once, as if it had lost its power; no failure
 
 readonly ADDRESS=192.168.100.${GUEST:-1}
