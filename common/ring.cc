@@ -13,6 +13,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "common/status.h"
 
 namespace rnbd {
@@ -47,6 +49,32 @@ int InitializeQueue(const Ring::Options& options, io_uring* ring) {
     if (result != -EINVAL) return result;
   }
   return -EINVAL;
+}
+
+// Unprivileged processes of a user share a limit of locked memory, and the kernel gives back what a
+// ring had only a while after its end: the ring of a program that has just ended may stand in the
+// way, and so may rings of this one.
+constexpr absl::Duration kMemoryPatience = absl::Seconds(5);
+
+int InitializeQueueInTime(const Ring::Options& options, io_uring* ring) {
+  const absl::Time deadline = absl::Now() + kMemoryPatience;
+  while (true) {
+    const int result = InitializeQueue(options, ring);
+    if (result != -ENOMEM || absl::Now() > deadline) return result;
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+}
+
+const char* HintFor(int error_number) {
+  switch (error_number) {
+    case ENOMEM:
+      return "set up an io_uring (raise the limit of locked memory: ulimit -l, LimitMEMLOCK=)";
+    case EPERM:
+    case ENOSYS:
+      return "set up an io_uring (is it disabled by kernel.io_uring_disabled?)";
+    default:
+      return "set up an io_uring";
+  }
 }
 
 }  // namespace
@@ -93,11 +121,8 @@ absl::StatusOr<std::unique_ptr<Ring>> Ring::Create(const Options& options) {
 }
 
 absl::Status Ring::Initialize(const Options& options) {
-  int result = InitializeQueue(options, &ring_);
-  if (result < 0) {
-    return ErrnoToStatus(-result,
-                         "set up an io_uring (is it disabled by kernel.io_uring_disabled?)");
-  }
+  int result = InitializeQueueInTime(options, &ring_);
+  if (result < 0) return ErrnoToStatus(-result, HintFor(-result));
   initialized_ = true;
   wakeup_.event_ = UniqueFd(eventfd(0, EFD_CLOEXEC));
   if (!wakeup_.event_.valid()) return ErrnoToStatus(errno, "create an eventfd");

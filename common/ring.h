@@ -95,7 +95,8 @@ class Ring {
     unsigned buffers = 0;
   };
 
-  // Fails with the kernel's errno, for instance where io_uring is disabled by sysctl.
+  // Fails with the kernel's errno, for instance where io_uring is disabled by sysctl. Where locked
+  // memory is short it waits some seconds for rings that have ended to give theirs back.
   static absl::StatusOr<std::unique_ptr<Ring>> Create(const Options& options);
   ~Ring();
   Ring(const Ring&) = delete;

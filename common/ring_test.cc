@@ -4,6 +4,8 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -87,6 +89,36 @@ void TurnUntil(Ring* ring, const std::function<bool()>& done) {
 
 void StartNop(Ring* ring, Ring::Operation* operation) {
   ring->Start(operation, [](io_uring_sqe* entry) { io_uring_prep_nop(entry); });
+}
+
+// Runs as somebody whose locked memory is limited, which root's is not.
+int UseRingsWithLittleMemlock() {
+  const rlimit limit = {2 << 20, 2 << 20};
+  if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 || setresuid(65534, 65534, 65534) != 0) return 10;
+  // Many times what there is memory for.
+  for (int i = 0; i < 200; ++i) {
+    if (!Ring::Create({}).ok()) return 11;
+  }
+  std::vector<std::unique_ptr<Ring>> rings;
+  while (true) {
+    auto ring = Ring::Create({});
+    if (!ring.ok()) {
+      return ring.status().ToString().find("ulimit -l") == std::string::npos ? 12 : 0;
+    }
+    rings.push_back(*std::move(ring));
+    if (rings.size() > 1000) return 13;
+  }
+}
+
+TEST(RingMemoryTest, RingsThatHaveEndedMakeRoomForOthers) {
+  if (getuid() != 0) GTEST_SKIP() << "only root can become somebody else";
+  const pid_t child = fork();
+  if (child == 0) _exit(UseRingsWithLittleMemlock());
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  if (WEXITSTATUS(status) == 10) GTEST_SKIP() << "cannot become somebody else";
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 class RingTest : public ::testing::Test {
