@@ -1,6 +1,6 @@
 """Tests that mount."""
 
-def integration_test(name, size = "medium"):
+def integration_test(name, size = "medium", data = []):
     """A script of the same name, which mounts and perhaps takes loop devices.
 
     Not sandboxed, because file systems on loop devices cannot be mounted there, and alone, because
@@ -15,7 +15,7 @@ def integration_test(name, size = "medium"):
             "//client:rnbd-fuse",
             "//server:rnbd-server",
             "//testing:shell_test",
-        ],
+        ] + data,
         tags = [
             "exclusive",
             "local",
