@@ -15,20 +15,29 @@
 namespace rnbd::client {
 namespace {
 
+// How often a start that waits for servers asks whether to give up.
+constexpr absl::Duration kGiveUpInterval = absl::Milliseconds(100);
+
 void WarnIfFailed(const absl::Status& status) {
   if (!status.ok()) spdlog::warn("{}", status);
 }
 
 }  // namespace
 
-absl::StatusOr<ClientProgram::Mapping> ClientProgram::Map() {
+absl::StatusOr<ClientProgram::Mapping> ClientProgram::Map(const std::function<bool()>& give_up) {
   RETURN_IF_ERROR(StartThreads());
   RETURN_IF_ERROR(CreateSessions());
   control_->ring()->Post([this] {
     for (const auto& session : sessions_) session->Start();
   });
   absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(this, &ClientProgram::AllReported));
+  while (!mutex_.AwaitWithTimeout(absl::Condition(this, &ClientProgram::AllReported),
+                                  kGiveUpInterval)) {
+    if (give_up()) {
+      return absl::CancelledError(
+          "interrupted before each device was open or had failed; nothing is mounted");
+    }
+  }
   Mapping mapping;
   mapping.open = open_.size();
   for (const auto& [name, failure] : failures_) mapping.failures.push_back(failure);

@@ -43,8 +43,9 @@ class ClientProgram final : private MappedSession::Observer {
   ~ClientProgram() = default;
 
   // Starts the threads, connects all sessions and opens all devices; returns when each device is
-  // open or has failed for the first time. What failed is tried again in the background.
-  absl::StatusOr<Mapping> Map();
+  // open or has failed for the first time. What failed is tried again in the background. Cancelled
+  // soon after `give_up`, which is asked now and then, has said so.
+  absl::StatusOr<Mapping> Map(const std::function<bool()>& give_up);
 
   // Mounts, and shows every open device; those that open later appear later. `on_unmounted` is
   // called once on another thread when the mount has gone, or cannot be served any more.

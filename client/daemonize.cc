@@ -1,6 +1,7 @@
 #include "client/daemonize.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -32,6 +33,25 @@ int WaitUntilReady(int from_child, pid_t child) {
   return count == 1 ? exit_status : WaitForEnd(child);
 }
 
+// In the parent, for the signal handler.
+volatile pid_t the_child = 0;
+
+void PassOn(int signal) { kill(the_child, signal); }
+
+constexpr int kEndingSignals[] = {SIGINT, SIGTERM, SIGHUP};
+
+void PassOnSignals(pid_t child) {
+  the_child = child;
+  for (int signal : kEndingSignals) {
+    struct sigaction action = {};
+    sigaction(signal, nullptr, &action);
+    if (action.sa_handler == SIG_IGN) continue;
+    action = {};
+    action.sa_handler = &PassOn;
+    sigaction(signal, &action, nullptr);
+  }
+}
+
 bool LeadsToLog(int fd) {
   struct stat attributes;
   if (fstat(fd, &attributes) != 0) return false;
@@ -45,8 +65,17 @@ absl::StatusOr<Background> Background::Enter() {
   if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoToStatus(errno, "create a pipe");
   UniqueFd from_child(ends[0]);
   UniqueFd to_parent(ends[1]);
+  // What comes before the parent can pass it on, waits.
+  sigset_t ending;
+  sigset_t before;
+  sigemptyset(&ending);
+  for (int signal : kEndingSignals) sigaddset(&ending, signal);
+  sigprocmask(SIG_BLOCK, &ending, &before);
   const pid_t child = fork();
-  if (child < 0) return ErrnoToStatus(errno, "go into the background");
+  const int error = errno;
+  if (child > 0) PassOnSignals(child);
+  sigprocmask(SIG_SETMASK, &before, nullptr);
+  if (child < 0) return ErrnoToStatus(error, "go into the background");
 
   Background background;
   if (child == 0) {

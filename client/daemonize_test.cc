@@ -80,6 +80,33 @@ TEST(BackgroundTest, AChildThatEndsBeforePassesItsStatusOn) {
   EXPECT_EQ(128 + SIGKILL, RunProgram([](Background*) { raise(SIGKILL); }));
 }
 
+// Ctrl-C, say, while the program waits for a server: nothing may go on unseen.
+TEST(BackgroundTest, SignalsToTheParentReachTheChild) {
+  for (int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    Report report;
+    const pid_t pid = fork();
+    if (pid == 0) {
+      sigset_t set;
+      sigemptyset(&set);
+      sigaddset(&set, signal);
+      auto background = Background::Enter();
+      if (!background.ok()) _exit(100);
+      if (background->parent_exit_status().has_value()) _exit(*background->parent_exit_status());
+      sigprocmask(SIG_BLOCK, &set, nullptr);
+      report.Write("waiting");
+      int received = 0;
+      sigwait(&set, &received);
+      _exit(received);
+    }
+    EXPECT_EQ("waiting", report.Read());
+    kill(pid, signal);
+    int result;
+    EXPECT_EQ(pid, waitpid(pid, &result, 0));
+    EXPECT_TRUE(WIFEXITED(result));
+    EXPECT_EQ(signal, WEXITSTATUS(result));
+  }
+}
+
 TEST(BackgroundTest, TheChildGoesOnWithoutTerminalAndDirectory) {
   Report report;
   EXPECT_EQ(0, RunProgram([&](Background* background) {

@@ -2,9 +2,11 @@
 
 #include <gflags/gflags.h>
 #include <signal.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -86,11 +88,22 @@ void WaitForEnd(const sigset_t& signals, ClientProgram* program) {
   }
 }
 
+// Whether one of the blocked signals has come, so that nobody need wait for a server that is
+// silent.
+bool HaveSignal(const sigset_t& signals) {
+  const timespec now = {};
+  const int signal = sigtimedwait(&signals, nullptr, &now);
+  if (signal < 0) return false;
+  spdlog::info("ending on {}", strsignal(signal));
+  return true;
+}
+
 // Maps and mounts; the exit status to continue with, or nothing to go on with.
 int Start(const config::ClientConfig& config, const std::string& mount_point, bool allow_other,
-          ClientProgram* program) {
+          const sigset_t& signals, ClientProgram* program) {
   for (const std::string& sentence : config::NotInForce(config)) spdlog::warn("{}", sentence);
-  absl::StatusOr<ClientProgram::Mapping> mapping = program->Map();
+  absl::StatusOr<ClientProgram::Mapping> mapping =
+      program->Map([&] { return HaveSignal(signals); });
   if (!mapping.ok()) return Fail(mapping.status());
   for (const std::string& failure : mapping->failures) Say(failure);
   if (mapping->open == 0) {
@@ -134,7 +147,7 @@ int Main(const std::string& mount_argument) {
   const sigset_t signals = BlockSignals({SIGTERM, SIGINT, SIGHUP, kUnmountedSignal});
 
   ClientProgram program(*config);
-  const int started = Start(*config, *mount_point, *allow_other, &program);
+  const int started = Start(*config, *mount_point, *allow_other, signals, &program);
   const bool running = started == kOk || started == kPartlyMapped;
   if (running) {
     background.Ready(started);

@@ -57,9 +57,43 @@ case_start "address in use"
 says 1 "Address already in use" "$RNBD_SERVER" --config "$TEST_DIR/server.yaml"
 case_end
 
+case_start "interrupted while the server is silent"
+# Its threads are there, and the signals are its own to handle.
+client_connects() {
+  local pid
+  for pid in $(pgrep -f "$TEST_DIR/mnt"); do
+    if grep -qsx control "/proc/$pid/task"/*/comm; then return; fi
+  done
+  return 1
+}
+kill -STOP "${daemon[server]}"
+for place in --foreground ""; do
+  # As from a terminal, where SIGINT is not ignored.
+  # shellcheck disable=SC2086  # No argument instead of an empty one.
+  env --default-signal=INT "$RNBD_FUSE" "$TEST_DIR/mnt" --config "$TEST_DIR/client.yaml" $place &>"$TEST_DIR/output" &
+  client_pid=$!
+  wait_until 20 client_connects
+  kill -INT "$client_pid"
+  status=0
+  timeout 5 tail --pid="$client_pid" -f /dev/null || fail "it still waits for the server"
+  wait "$client_pid" || status=$?
+  ((status == 1)) || fail "status $status: $(cat "$TEST_DIR/output")"
+  grep -q "nothing is mounted" "$TEST_DIR/output" || fail "$(cat "$TEST_DIR/output")"
+  ! pgrep -f "$TEST_DIR/mnt" || fail "a process is left behind"
+done
+kill -CONT "${daemon[server]}"
+case_end
+
 case_start "no such image"
 client_config missing.img
 says 1 "missing.img.*No such file" "$RNBD_FUSE" "$TEST_DIR/mnt" --config "$TEST_DIR/client.yaml"
+case_end
+
+case_start "no /dev/fuse"
+client_config
+says 1 "/dev/fuse.*modprobe fuse.*No such file" unshare --mount --propagation private bash -c '
+  mount -t tmpfs none /dev && mknod /dev/null c 1 3 && exec "$@"' bash \
+  "$RNBD_FUSE" "$TEST_DIR/mnt" --config "$TEST_DIR/client.yaml"
 case_end
 
 case_start "some devices of several"
@@ -79,6 +113,8 @@ on_exit _leave_mount "$TEST_DIR/mnt"
 truncate -s 2M "$IMAGES/missing.img"
 wait_until 10 test -e "$TEST_DIR/mnt/missing.img"
 run_bounded 20 fusermount3 -u "$TEST_DIR/mnt"
+# Its writer is gone when the server says so.
+wait_until 20 grep -q "session partly: gone" "$TEST_DIR/server.log"
 case_end
 
 case_start "mounted already"
@@ -106,6 +142,16 @@ grep -q "No space left" "$TEST_DIR/output" || fail "no ENOSPC: $(cat "$TEST_DIR/
 [[ -z $(dd if="$file" bs=1M skip=1 count=1 status=none) ]] || fail "something was read behind the end"
 [[ $(dd if="$file" bs=1000000 skip=1 status=none | wc -c) == 48576 ]] || fail "a read at the end is not short"
 ! truncate -s 2M "$file" 2>/dev/null || fail "truncate changed the size"
+case_end
+
+case_start "EIO from the server's disk"
+truncate -s 64K "$IMAGES/disk.img"
+! dd if="$file" of=/dev/null bs=4k skip=32 count=1 iflag=direct status=none 2>"$TEST_DIR/output" ||
+  fail "what the image no longer has was read"
+grep -q "Input/output error" "$TEST_DIR/output" || fail "no EIO: $(cat "$TEST_DIR/output")"
+dd if="$file" of=/dev/null bs=4k count=1 iflag=direct status=none
+truncate -s 1M "$IMAGES/disk.img"
+dd if="$file" of=/dev/null bs=4k skip=32 count=1 iflag=direct status=none
 case_end
 stop_daemon twice
 
