@@ -71,7 +71,7 @@ class MappedSessionTest : public ::testing::Test {
   absl::Status CloseWithin(absl::Duration bound) {
     const absl::Time begin = absl::Now();
     absl::Status status = client_->Close(bound);
-    EXPECT_LT(absl::Now() - begin, bound + absl::Seconds(2));
+    EXPECT_LT(absl::Now() - begin, bound + absl::Seconds(5));
     return status;
   }
 
@@ -355,7 +355,7 @@ TEST_F(MappedSessionTest, CloseWaitsNoLongerThanItsBoundForADeviceThatHangs) {
   client_->Submit(0, device, &read);
   ASSERT_TRUE(disk0_.faults().AwaitHung(1, kPatience));
   // The FLUSH is answered; the CLOSE waits for the READ.
-  EXPECT_TRUE(CloseWithin(absl::Milliseconds(300)).ok());
+  EXPECT_TRUE(CloseWithin(absl::Seconds(2)).ok());
   EXPECT_EQ(read.Wait(), EIO);
 }
 

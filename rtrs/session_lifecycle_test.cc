@@ -315,7 +315,7 @@ TEST_P(SessionLifecycleTest, ANameIsUsedAgainAtOnce) {
   std::unique_ptr<TestClient> second = NewClient("blya", &threads);
   second->Start();
   ASSERT_TRUE(second->WaitFailed(3));
-  EXPECT_THAT(StatusToErrno(second->last()), EBUSY) << second->last();
+  EXPECT_EQ(StatusToErrno(second->WaitFailedWith(EBUSY)), EBUSY);
   EXPECT_EQ(server_->handler().executed(), 30U);
   server_->handler().Release();
   ASSERT_TRUE(second->WaitUp(1));

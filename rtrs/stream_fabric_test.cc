@@ -89,10 +89,10 @@ TEST_F(StreamFabricTest, NamesThatNobodyKnowsFailInTime) {
   FabricEnd client(client_thread_.get());
   client.CreateFor(&fabric_, {.source = {}, .destination = Tcp("no-such-host.invalid:1")});
   const absl::Time start = absl::Now();
-  client.Connect(PrivateData(""), absl::Milliseconds(500));
-  EXPECT_LT(absl::Now() - start, absl::Milliseconds(400)) << "the thread was held up";
+  client.Connect(PrivateData(""), absl::Seconds(4));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(3)) << "the thread was held up";
   ASSERT_TRUE(client.WaitUntilDown());
-  EXPECT_LT(absl::Now() - start, absl::Seconds(5));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
 }
 
 TEST_F(StreamFabricTest, DisconnectWhileLookingUpAName) {

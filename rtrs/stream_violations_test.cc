@@ -59,8 +59,9 @@ class StreamViolationsTest : public testing::Test {
  protected:
   static StreamOptions Options() {
     StreamOptions options;
-    options.hello_timeout = absl::Milliseconds(300);
-    options.goodbye_timeout = absl::Milliseconds(300);
+    // Longer than a busy machine keeps this test's threads waiting between two steps.
+    options.hello_timeout = absl::Seconds(2);
+    options.goodbye_timeout = absl::Seconds(1);
     options.max_greeting = 8;
     return options;
   }
@@ -238,7 +239,7 @@ TEST_F(StreamHelloTest, DribblingEnds) {
   const absl::Time start = absl::Now();
   for (size_t i = 0; i + 1 < good.size() && !peer.ended(); ++i) {
     peer.Send(absl::MakeConstSpan(good).subspan(i, 1));
-    peer.Receive(1, absl::Milliseconds(20));
+    peer.Receive(1, absl::Milliseconds(50));
   }
   EXPECT_TRUE(peer.ended());
   EXPECT_LT(absl::Now() - start, absl::Seconds(10));
@@ -654,7 +655,7 @@ TEST_F(StreamAnswerTest, TruncatedAtEachByte) {
 }
 
 TEST_F(StreamAnswerTest, SilenceEnds) {
-  const std::unique_ptr<FabricEnd> end = Connecting(&peer_, false, absl::Milliseconds(100));
+  const std::unique_ptr<FabricEnd> end = Connecting(&peer_, false, absl::Seconds(1));
   ASSERT_TRUE(end->WaitUntilDown());
   EXPECT_EQ(end->error(), ETIMEDOUT);
   EXPECT_THAT(std::string(end->why().message()), HasSubstr(listener_.address().ToString()));

@@ -82,13 +82,13 @@ TEST_P(FabricConformanceTest, ConnectionMadeButNeverAcceptedIsDropped) {
 TEST_P(FabricConformanceTest, ConnectingHasATimeLimit) {
   const absl::Time start = absl::Now();
   std::unique_ptr<IncomingConnection> incoming;
-  const std::unique_ptr<FabricEnd> client = Connecting(&incoming, absl::Milliseconds(200));
+  const std::unique_ptr<FabricEnd> client = Connecting(&incoming, absl::Seconds(1));
   ASSERT_NE(incoming, nullptr);
   ASSERT_TRUE(client->WaitUntilDown());
   EXPECT_EQ(client->error(), ETIMEDOUT);
   EXPECT_FALSE(client->established());
-  EXPECT_GE(absl::Now() - start, absl::Milliseconds(190));
-  EXPECT_LT(absl::Now() - start, absl::Seconds(5));
+  EXPECT_GE(absl::Now() - start, absl::Milliseconds(990));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
   // Accepting what is gone fails as a connection that breaks.
   std::unique_ptr<FabricEnd> server = ServerEnd();
   server->CreateFor(incoming.get());

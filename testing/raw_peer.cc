@@ -443,9 +443,15 @@ bool RawServer::WaitUntilDown(absl::Duration limit) {
   return end != nullptr && end->WaitUntilDown(limit);
 }
 
-int RawServer::error() { return End(0)->error(); }
+int RawServer::error() {
+  FabricEnd* end = End(0);
+  return end != nullptr ? end->error() : 0;
+}
 
-absl::Status RawServer::why() { return End(0)->why(); }
+absl::Status RawServer::why() {
+  FabricEnd* end = End(0);
+  return end != nullptr ? end->why() : absl::OkStatus();
+}
 
 void RawServer::Disconnect() {
   thread_->RunAndWait([this] {

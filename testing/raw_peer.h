@@ -158,7 +158,7 @@ class RawServer {
   // What INFO_RSP says by default.
   std::vector<Descriptor> Descriptors() const;
   ImmediateCodec codec() const { return ImmediateCodec(geometry.queue_depth); }
-  // Why the latest attempt's connection 0 ended, when it has.
+  // Why the latest attempt's connection 0 ended, when it has; an attempt may just have begun.
   bool WaitUntilDown(absl::Duration limit = kPatience);
   int error();
   absl::Status why();

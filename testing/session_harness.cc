@@ -330,6 +330,12 @@ int TestClient::ups() ABSL_NO_THREAD_SAFETY_ANALYSIS { return Count(ups_); }
 int TestClient::downs() ABSL_NO_THREAD_SAFETY_ANALYSIS { return Count(downs_); }
 int TestClient::failures() ABSL_NO_THREAD_SAFETY_ANALYSIS { return Count(failures_); }
 
+absl::Status TestClient::WaitFailedWith(int error_number) {
+  absl::Status why;
+  Eventually([&] { return StatusToErrno(why = last()) == error_number; });
+  return why;
+}
+
 absl::Status TestClient::last() {
   absl::MutexLock lock(&mutex_);
   return last_;

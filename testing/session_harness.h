@@ -192,6 +192,9 @@ class TestClient final : public ClientSessionHandler {
   bool WaitUp(int count, absl::Duration limit = kPatience);
   bool WaitDown(int count, absl::Duration limit = kPatience);
   bool WaitFailed(int count, absl::Duration limit = kPatience);
+  // Why it could not connect, once that has this errno: between attempts that are refused for one
+  // reason may be some for which the server was not done with the attempt before.
+  absl::Status WaitFailedWith(int error_number);
   int ups();
   int downs();
   int failures();

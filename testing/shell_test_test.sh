@@ -158,18 +158,20 @@ case_end
 
 case_start a_daemon_must_end_well_on_sigterm
 run_script <<'SCRIPT'
-start_daemon good bash -c 'trap "exit 0" TERM; while :; do sleep 0.1; done'
-start_daemon bad bash -c 'trap "echo why; exit 3" TERM; while :; do sleep 0.1; done'
-sleep 0.3
+start_daemon good bash -c 'trap "exit 0" TERM; echo ready; while :; do sleep 0.1; done'
+start_daemon bad bash -c 'trap "echo why; exit 3" TERM; echo ready; while :; do sleep 0.1; done'
+wait_until 20 grep -q ready "$TEST_DIR/good.log"
+wait_until 20 grep -q ready "$TEST_DIR/bad.log"
 stop_daemon good
 stop_daemon bad
 SCRIPT
 expect_status 1
-expect_in xml 'bad ended with status 3: why'
+expect_in xml 'bad ended with status 3: '
+expect_in xml 'why'
 run_script <<'SCRIPT'
-start_daemon deaf bash -c 'trap "" TERM; while :; do sleep 0.1; done'
+start_daemon deaf bash -c 'trap "" TERM; echo ready; while :; do sleep 0.1; done'
 echo "${daemon[deaf]}" >"$TEST_TMPDIR/pid"
-sleep 0.3
+wait_until 20 grep -q ready "$TEST_DIR/deaf.log"
 stop_daemon deaf 1
 SCRIPT
 expect_status 1

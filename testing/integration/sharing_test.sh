@@ -47,7 +47,11 @@ refused() {
   ! mountpoint -q "$TEST_DIR/$1" || fail "a mount is left behind"
   grep -q "$4" "$TEST_DIR/$1.out" || fail "no '$4' in: $(cat "$TEST_DIR/$1.out")"
 }
-leave() { run_bounded 20 fusermount3 -u "$TEST_DIR/$1"; }
+# The client goes on in the background until it has closed what it had.
+leave() {
+  run_bounded 20 fusermount3 -u "$TEST_DIR/$1"
+  wait_until 20 grep -q "session $1: gone" "$TEST_DIR/server.log"
+}
 
 case_start "one writer"
 client writer1 disk.img rw

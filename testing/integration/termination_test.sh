@@ -44,6 +44,7 @@ for victim in client server; do
   write_blocks "$TEST_DIR/mnt/disk.img" &
   writer_pid=$!
   sleep 2
+  wait_until 20 test -s "$TEST_DIR/acknowledged"
   stop_daemon "$victim" 5
   wait "$writer_pid"
   wait "$load_pid" || true
