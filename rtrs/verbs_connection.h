@@ -79,6 +79,7 @@ class VerbsConnection final : public Connection {
 
   // verbs_handshake.cc
   absl::Status OpenChannel();
+  void Watch();
   absl::Status CreateQueues();
   void Enter(State next);
   void AwaitEvent();
@@ -140,6 +141,9 @@ class VerbsConnection final : public Connection {
   absl::Status why_;        // not OK from the moment on that the end is certain
   bool rejected_ = false;   // with private_data_
   bool event_busy_ = false;
+  uint64_t watch_ = 0;  // registration with the domain's watch
+  // For tasks that may come late: empty when this connection is down. Used on the ring's thread.
+  std::shared_ptr<VerbsConnection*> self_ = std::make_shared<VerbsConnection*>(this);
   Ring::Timer timer_;
   MethodOperation<&VerbsConnection::OnEventReady> event_{this};
   MethodHook<&VerbsConnection::Report> report_{this};

@@ -45,6 +45,7 @@ absl::StatusOr<std::unique_ptr<VerbsDomain>> VerbsDomain::Create(const SocketAdd
     ASSIGN_OR_RETURN(Address name, FromRdmaAddress(source.get()));
     return NoDevice(error, name);
   }
+  ASSIGN_OR_RETURN(domain->watch_, VerbsWatch::Of(id->verbs));
   const std::string device = ibv_get_device_name(id->verbs->device);
   domain->pd_.reset(ibv_alloc_pd(id->verbs));
   if (domain->pd_ == nullptr) {

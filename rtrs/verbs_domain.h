@@ -16,6 +16,7 @@
 #include "rtrs/address.h"
 #include "rtrs/fabric.h"
 #include "rtrs/verbs_handles.h"
+#include "rtrs/verbs_watch.h"
 
 namespace rnbd::rtrs {
 
@@ -41,6 +42,7 @@ class VerbsDomain final : public Domain {
 
   ibv_context* device() const { return id_->verbs; }
   ibv_pd* pd() const { return pd_.get(); }
+  VerbsWatch* watch() const { return watch_.get(); }
   const ibv_device_attr& limits() const { return limits_; }
   const SocketAddress& source() const { return source_; }
   // iWARP devices lack immediates.
@@ -59,6 +61,7 @@ class VerbsDomain final : public Domain {
 
   SocketAddress source_;
   UniqueCmId id_;  // keeps the device open
+  std::shared_ptr<VerbsWatch> watch_;
   UniquePd pd_;
   ibv_device_attr limits_ = {};
   absl::Mutex register_mutex_;

@@ -11,12 +11,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "rtrs/verbs_address.h"
 #include "testing/fabric_conformance.h"
+#include "testing/fabric_harness.h"
 
 // Needs a host with an RDMA device: //testing/guest runs it in one with soft devices. RNBD_RDMA
 // names the addresses of devices to use, separated by blanks.
@@ -34,22 +36,19 @@ std::vector<std::string> DeviceAddresses() {
 std::vector<FabricUnderTest> VerbsFabrics() {
   std::vector<FabricUnderTest> fabrics;
   for (const std::string& host : DeviceAddresses()) {
-    for (absl::Duration poll : {absl::ZeroDuration(), absl::Microseconds(50)}) {
-      FabricUnderTest fabric;
-      fabric.name =
-          absl::StrCat("Verbs", fabrics.size(), poll > absl::ZeroDuration() ? "Poll" : "");
-      fabric.create = [poll] { return std::make_unique<VerbsFabric>(VerbsOptions{.poll = poll}); };
-      fabric.listen_address = [host] {
-        return *ParseServerAddress(AddressScheme::kIp, absl::StrCat(host, ":0"));
-      };
-      fabric.carries_reason = false;
-      fabric.needs_posted_receives = false;
-      fabric.invalidates_regions = false;
-      // A soft device in an emulated guest takes its time to let go of a queue pair at work.
-      fabric.close_bound = absl::Seconds(60);
-      fabric.stalls_with_the_peer = false;
-      fabrics.push_back(fabric);
-    }
+    FabricUnderTest fabric;
+    fabric.name = absl::StrCat("Verbs", fabrics.size());
+    fabric.create = [] { return std::make_unique<VerbsFabric>(VerbsOptions()); };
+    fabric.listen_address = [host] {
+      return *ParseServerAddress(AddressScheme::kIp, absl::StrCat(host, ":0"));
+    };
+    fabric.carries_reason = false;
+    fabric.needs_posted_receives = false;
+    fabric.invalidates_regions = false;
+    // A soft device in an emulated guest takes its time to let go of a queue pair at work.
+    fabric.close_bound = absl::Seconds(60);
+    fabric.stalls_with_the_peer = false;
+    fabrics.push_back(fabric);
   }
   return fabrics;
 }
@@ -57,6 +56,35 @@ std::vector<FabricUnderTest> VerbsFabrics() {
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(FabricConformanceTest);
 INSTANTIATE_TEST_SUITE_P(Verbs, FabricConformanceTest, ::testing::ValuesIn(VerbsFabrics()),
                          FabricUnderTest::Name);
+
+// A port that goes down takes its connections with it, long before anything times out.
+TEST(VerbsFabricTest, PortsThatGoDownCloseTheirConnections) {
+  const char* netdev = std::getenv("RNBD_RDMA_NETDEV");
+  if (netdev == nullptr) GTEST_SKIP() << "RNBD_RDMA_NETDEV names no network device to cut off";
+  const auto set_link = [&](absl::string_view state) {
+    const std::string command = absl::StrCat("ip link set dev ", netdev, " ", state);
+    ASSERT_EQ(std::system(command.c_str()), 0) << command;
+  };
+  const std::unique_ptr<RingThread> client_thread = StartRingThread("client");
+  const std::unique_ptr<RingThread> server_thread = StartRingThread("server");
+  VerbsFabric fabric{VerbsOptions()};
+  FabricAcceptor acceptor(server_thread.get());
+  const std::string host = DeviceAddresses().front();
+  const absl::Status listening =
+      acceptor.Listen(&fabric, *ParseServerAddress(AddressScheme::kIp, absl::StrCat(host, ":0")));
+  ASSERT_TRUE(listening.ok()) << listening;
+  FabricEnd client(client_thread.get());
+  FabricEnd server(server_thread.get());
+  ASSERT_NO_FATAL_FAILURE(ConnectEnds(&fabric, &acceptor, &client, &server));
+  const absl::Time start = absl::Now();
+  set_link("down");
+  EXPECT_TRUE(client.WaitUntilDown());
+  EXPECT_TRUE(server.WaitUntilDown());
+  EXPECT_LT(absl::Now() - start, absl::Seconds(5));
+  set_link("up");
+  EXPECT_EQ(client.error(), ENETDOWN) << client.why();
+  EXPECT_EQ(server.error(), ENETDOWN) << server.why();
+}
 
 PathAddress PathTo(absl::string_view text) { return *ParsePathAddress(text); }
 

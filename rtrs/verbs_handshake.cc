@@ -122,6 +122,13 @@ absl::Status VerbsConnection::OpenChannel() {
   return SetNonBlocking(channel_->fd);
 }
 
+void VerbsConnection::Watch() {
+  watch_ =
+      domain_->watch()->Register(id_->port_num, ring_, [self = self_](const absl::Status& why) {
+        if (*self != nullptr) (*self)->Part(why);
+      });
+}
+
 // Within the device's limits: what its send queue does not take waits here, but receives cannot.
 absl::Status VerbsConnection::CreateQueues() {
   const std::string device = ibv_get_device_name(domain_->device()->device);
@@ -236,6 +243,7 @@ void VerbsConnection::Accept(absl::Span<const uint8_t> private_data) {
   Enter(State::kAccepting);
   timeout_ = options_.accept_timeout;
   timer_.Arm(timeout_);
+  Watch();
   AwaitEvent();
   StartPolling();
   rdma_conn_param parameters = ConnectionParameters(private_data);
@@ -329,6 +337,7 @@ void VerbsConnection::OnAddressResolved() {
 void VerbsConnection::OnRouteResolved() {
   if (state_ != State::kResolving) return;
   Enter(State::kConnecting);
+  Watch();
   StartPolling();
   rdma_conn_param parameters = ConnectionParameters(private_data_);
   if (rdma_connect(id_.get(), &parameters) != 0) Part(CannotConnect(errno, "connect"));
@@ -427,6 +436,8 @@ void VerbsConnection::FinishIfQuiet() {
 
 void VerbsConnection::Report() {
   Enter(State::kDown);
+  if (watch_ != 0) domain_->watch()->Unregister(watch_);
+  *self_ = nullptr;
   if (unacknowledged_ > 0) ibv_ack_cq_events(completion_queue_.get(), unacknowledged_);
   unacknowledged_ = 0;
   completion_queue_.reset();
