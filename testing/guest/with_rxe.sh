@@ -1,6 +1,7 @@
 #!/bin/bash
 # Runs a command with an RDMA device (soft RoCE) at 192.168.77.1. For run_guest; a binary for it comes
-# with --binary.
+# with --binary. Tests find the address in RNBD_RDMA, and
+# what is below it in RNBD_RDMA_NETDEV.
 #
 # Usage: testing/guest/with_rxe.sh COMMAND...
 
@@ -11,6 +12,6 @@ source testing/guest/guest_lib.sh
 
 start_rxe
 status=0
-XML_OUTPUT_FILE=$result "$@" || status=$?
+XML_OUTPUT_FILE=$result RNBD_RDMA=192.168.77.1 RNBD_RDMA_NETDEV=dummy0 "$@" || status=$?
 ((status == 0)) || fail "status $status from: $*"
 check_dmesg
