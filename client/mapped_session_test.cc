@@ -3,8 +3,6 @@
 
 #include "client/mapped_session.h"
 
-#include <unistd.h>
-
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -27,6 +25,7 @@
 #include "testing/device_server.h"
 #include "testing/mapped_client.h"
 #include "testing/session_harness.h"
+#include "testing/socket_path.h"
 
 namespace rnbd::client {
 namespace {
@@ -522,7 +521,7 @@ class ScriptedServer final : private rtrs::ServerHandler {
           std::make_unique<rtrs::Server>(DeviceServer::DefaultRtrsOptions(),
                                          threads_.control()->ring(), threads_.workers(), handler);
       address_ = *server_->Listen(
-          fabric, *rtrs::ParseAddress(absl::StrCat("unix:/tmp/rnbd-scripted-", getpid(), ".sock")));
+          fabric, *rtrs::ParseAddress(absl::StrCat("unix:", testing::UnusedSocketPath())));
     });
   }
   ~ScriptedServer() {

@@ -1,8 +1,5 @@
 #include "testing/lossy_fabric.h"
 
-#include <unistd.h>
-
-#include <atomic>
 #include <cerrno>
 #include <functional>
 #include <memory>
@@ -10,13 +7,13 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "rtrs/stream_fabric.h"
 #include "testing/fabric_conformance.h"
+#include "testing/socket_path.h"
 
 namespace rnbd::rtrs {
 namespace {
@@ -24,9 +21,7 @@ namespace {
 using ::testing::ElementsAreArray;
 
 Address UnusedAddress() {
-  static std::atomic<int> number{0};
-  return *ParseServerAddress(AddressScheme::kUnix,
-                             absl::StrCat("/tmp/rnbd-lossy-", getpid(), "-", ++number));
+  return *ParseServerAddress(AddressScheme::kUnix, testing::UnusedSocketPath());
 }
 
 // A stream fabric of its own below it.
@@ -70,7 +65,7 @@ std::vector<FabricUnderTest> LossyFabrics() {
   return {lossy("NoFaults", {}), lossy("SplitsAndDelays", slow)};
 }
 
-INSTANTIATE_TEST_SUITE_P(Lossy, FabricConformanceTest, testing::ValuesIn(LossyFabrics()),
+INSTANTIATE_TEST_SUITE_P(Lossy, FabricConformanceTest, ::testing::ValuesIn(LossyFabrics()),
                          FabricUnderTest::Name);
 
 // Faults that a test chooses.
@@ -89,7 +84,7 @@ class ScriptedFaults final : public ConnectionFaults {
   }
 };
 
-class LossyFabricTest : public testing::Test {
+class LossyFabricTest : public ::testing::Test {
  protected:
   // The client's end is lossy.
   void SetFaults(ScriptedFaults faults) {
@@ -203,7 +198,7 @@ TEST_F(LossyFabricTest, BreaksBehindARequest) {
   EXPECT_EQ(server_.message_count(), 6u);
   EXPECT_TRUE(AllBytesAre(0xAB, server_.window().first(1000)));
   EXPECT_EQ(client_.message_count(), 0u) << "no answer comes any more";
-  EXPECT_THAT(client_.sent(), testing::IsEmpty());
+  EXPECT_THAT(client_.sent(), ::testing::IsEmpty());
 }
 
 TEST_F(LossyFabricTest, BreaksAtAReceipt) {
