@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/crc32c.h"
 #include "common/status.h"
+#include "rtrs/request_check.h"
 
 // The data path: from Post() to the socket, and from the socket to its place.
 namespace rnbd::rtrs {
@@ -58,7 +59,6 @@ void StreamConnection::Post(const WorkRequest& request) {
   if (!send_busy_) ring_->AtTurnEnd(&flush_);
 }
 
-// What a card would refuse, so that mistakes show on every fabric.
 absl::Status StreamConnection::CheckRequest(const WorkRequest& request) const {
   if (state_ != State::kEstablished) {
     return ErrnoToStatus(ENOTCONN, "post a request before the connection is established");
@@ -67,20 +67,7 @@ absl::Status StreamConnection::CheckRequest(const WorkRequest& request) const {
     return ErrnoToStatus(ENOBUFS, absl::StrCat("the peer does not read: ", tail_ - head_,
                                                " requests wait to be sent"));
   }
-  if (request.span_count > kMaxLocalSpans) {
-    return ErrnoToStatus(EINVAL, absl::StrCat("post a request of ", request.span_count, " spans"));
-  }
-  uint64_t length = 0;
-  for (uint8_t i = 0; i < request.span_count; ++i) {
-    length += request.spans[i].length;
-    if (request.spans[i].length > 0 && !domain_->Holds(request.spans[i])) {
-      return ErrnoToStatus(EFAULT, "post a request from memory that is not registered");
-    }
-  }
-  if (length > kMaxPayload) {
-    return ErrnoToStatus(EMSGSIZE, absl::StrCat("post a request of ", length, " bytes"));
-  }
-  return absl::OkStatus();
+  return CheckSpans(request, *domain_);
 }
 
 uint32_t StreamConnection::PayloadCrc(const Frame& frame) const {

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
+#include "rtrs/request_check.h"
 
 // The data path: from Post() to the device, and from its completions to the handler.
 namespace rnbd::rtrs {
@@ -85,7 +86,6 @@ void VerbsConnection::Post(const WorkRequest& request) {
   ring_->AtTurnEnd(&flush_);
 }
 
-// What a device would refuse later and with fewer words.
 absl::Status VerbsConnection::CheckRequest(const WorkRequest& request) const {
   if (state_ != State::kEstablished) {
     return ErrnoToStatus(ENOTCONN, "post a request before the connection is established");
@@ -94,21 +94,7 @@ absl::Status VerbsConnection::CheckRequest(const WorkRequest& request) const {
     return ErrnoToStatus(ENOBUFS, absl::StrCat("the peer does not take: ", tail_ - posted_,
                                                " requests wait to be sent"));
   }
-  if (request.span_count > kMaxLocalSpans) {
-    return ErrnoToStatus(EINVAL, absl::StrCat("post a request of ", request.span_count, " spans"));
-  }
-  uint64_t length = 0;
-  for (uint8_t i = 0; i < request.span_count; ++i) {
-    length += request.spans[i].length;
-    ibv_sge element;
-    if (request.spans[i].length > 0 && !domain_->Resolve(request.spans[i], &element)) {
-      return ErrnoToStatus(EFAULT, "post a request from memory that is not registered");
-    }
-  }
-  if (length > kMaxPayload) {
-    return ErrnoToStatus(EMSGSIZE, absl::StrCat("post a request of ", length, " bytes"));
-  }
-  return absl::OkStatus();
+  return CheckSpans(request, *domain_);
 }
 
 // Receives first: what is sent may make the peer send.

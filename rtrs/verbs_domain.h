@@ -39,6 +39,10 @@ class VerbsDomain final : public Domain {
   // Any thread, without a lock: `span` as an element of a work request; false when it does not lie
   // in the region that its key names.
   bool Resolve(const LocalSpan& span, ibv_sge* element) const;
+  bool Holds(const LocalSpan& span) const {
+    ibv_sge element;
+    return Resolve(span, &element);
+  }
 
   ibv_context* device() const { return id_->verbs; }
   ibv_pd* pd() const { return pd_.get(); }
