@@ -177,7 +177,7 @@ TEST_P(ClientProtocolTest, ChecksInfoResponse) {
     std::function<std::vector<uint8_t>(RawServer*)> make;
     int error_number;
   };
-  auto with = [](std::function<void(std::vector<Descriptor>*)> spoil) {
+  auto with = [](const std::function<void(std::vector<Descriptor>*)>& spoil) {
     return [spoil](RawServer* server) {
       std::vector<Descriptor> descriptors = server->Descriptors();
       spoil(&descriptors);

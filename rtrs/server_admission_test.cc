@@ -20,7 +20,6 @@
 namespace rnbd::rtrs {
 namespace {
 
-using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
 class ServerAdmissionTest : public SessionFixture {

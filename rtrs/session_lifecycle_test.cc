@@ -15,7 +15,6 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/status.h"
-#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "rtrs/client_session.h"
 #include "rtrs/server.h"
@@ -26,8 +25,6 @@
 
 namespace rnbd::rtrs {
 namespace {
-
-using ::testing::HasSubstr;
 
 int OpenFiles() {
   int count = 0;

@@ -87,7 +87,7 @@ class ScriptedFaults final : public ConnectionFaults {
 class LossyFabricTest : public ::testing::Test {
  protected:
   // The client's end is lossy.
-  void SetFaults(ScriptedFaults faults) {
+  void SetFaults(const ScriptedFaults& faults) {
     lossy_ = std::make_unique<LossyFabric>(
         &stream_, [faults](uint64_t) { return std::make_unique<ScriptedFaults>(faults); });
     const absl::Status listening = acceptor_.Listen(&stream_, UnusedAddress());
