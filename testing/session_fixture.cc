@@ -1,7 +1,12 @@
 #include "testing/session_fixture.h"
 
+#include <cstdlib>
+#include <string>
+
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "rtrs/stream_fabric.h"
+#include "rtrs/verbs_fabric.h"
 #include "testing/socket_path.h"
 
 namespace rnbd::rtrs {
@@ -19,6 +24,16 @@ Address AddressOnTcp(int number) {
   return *ParseServerAddress(AddressScheme::kTcp, absl::StrCat("127.0.0.", 1 + number, ":0"));
 }
 
+std::unique_ptr<Fabric> CreateVerbsFabric() {
+  return std::make_unique<VerbsFabric>(VerbsOptions{});
+}
+
+Address AddressOnRdma(int number) {
+  const std::vector<std::string> hosts =
+      absl::StrSplit(std::getenv("RNBD_RDMA"), ' ', absl::SkipEmpty());
+  return *ParseServerAddress(AddressScheme::kIp, absl::StrCat(hosts[number % hosts.size()], ":0"));
+}
+
 }  // namespace
 
 std::ostream& operator<<(std::ostream& out, const SessionFabric& fabric) {
@@ -28,7 +43,13 @@ std::ostream& operator<<(std::ostream& out, const SessionFabric& fabric) {
 std::vector<SessionFabric> SessionFabrics() {
   const SessionFabric unix_sockets = {"Unix", CreateStreamFabric, AddressOnUnix};
   const SessionFabric tcp = {"Tcp", CreateStreamFabric, AddressOnTcp};
-  return {unix_sockets, tcp};
+  std::vector<SessionFabric> fabrics = {unix_sockets, tcp};
+  // Hosts with RDMA devices say where they are; see testing/guest/with_rxe.sh.
+  if (std::getenv("RNBD_RDMA") != nullptr) {
+    fabrics = {{"Verbs", CreateVerbsFabric, AddressOnRdma, /*carries_reason=*/false,
+                /*invalidates_regions=*/false}};
+  }
+  return fabrics;
 }
 
 std::vector<SessionFabric> OneSessionFabric() { return {SessionFabrics().front()}; }

@@ -26,6 +26,10 @@ struct SessionFabric {
   // A place to listen at that was not used before; places with different numbers have different
   // addresses.
   std::function<Address(int number)> listen_address;
+  // Peers learn why a connection is closed.
+  bool carries_reason = true;
+  // A peer may invalidate what its path's memory was registered as.
+  bool invalidates_regions = true;
 
   static std::string Name(const ::testing::TestParamInfo<SessionFabric>& info) {
     return info.param.name;
