@@ -545,12 +545,14 @@ TEST(DescribeServer, TellsAPersonWhatWouldHappen) {
       "metrics: tcp:127.0.0.1:9717 is not in force: this version serves no metrics\n");
 }
 
-TEST(DescribeServer, SaysThatItCannotListenForRdma) {
+TEST(DescribeServer, SaysWhetherItNeedsRdma) {
   const auto described = [](absl::string_view listen) {
     return Describe(Parsed(absl::StrCat("listen: [{", listen, "}]\n", kSessions)));
   };
-  EXPECT_THAT(described("rdma: 1234, required: yes"), HasSubstr("the server does not start\n"));
-  EXPECT_THAT(described("rdma: 1234"), HasSubstr("the server goes on with a warning\n"));
+  EXPECT_THAT(described("rdma: 1234, required: yes"), HasSubstr("listen on rdma:[::]:1234\n"));
+  EXPECT_THAT(
+      described("rdma: 1234"),
+      HasSubstr("listen on rdma:[::]:1234, or go on with a warning where that is not possible\n"));
 }
 
 TEST(ServerNotInForce, IsEmptyWhereTheServerDoesWhatIsAsked) {
