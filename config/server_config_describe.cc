@@ -108,9 +108,8 @@ std::vector<std::string> NotInForce(const ServerConfig& config) {
   std::vector<std::string> sentences;
   if (config.always_invalidate) {
     sentences.push_back(
-        "always_invalidate: yes is not in force: chunks are plain memory regions, whose keys stay "
-        "the "
-        "same for as long as their path is up");
+        "always_invalidate: yes is not in force: a chunk's key stays the same while its path is "
+        "up");
   }
   if (!config.admin_socket.empty()) {
     sentences.push_back(absl::StrCat("admin_socket: ", config.admin_socket,

@@ -19,12 +19,10 @@ namespace {
 constexpr absl::string_view kPayloadUrl = "rnbd/refusal";
 
 struct Reason {
-  Le32 magic = kReasonMagic;
+  Le32 magic = ConnectRequest::kExtensionMagic;
   uint8_t number = 0;
   uint8_t zero[3] = {};
   Le32 limit = 0;
-
-  static constexpr uint32_t kReasonMagic = 0x64626e72;  // "rnbd"
 };
 static_assert(WireMessage<Reason> && sizeof(Reason) <= sizeof(ConnectResponse::reserved));
 
@@ -100,7 +98,8 @@ absl::Status ReadRefusal(absl::Span<const uint8_t> private_data) {
   absl::Status rejection = ParseRejection(private_data);
   Reason reason;
   if (!CopyMessage(private_data, offsetof(ConnectResponse, reserved), &reason)) return rejection;
-  const Entry* entry = reason.magic == Reason::kReasonMagic ? Find(reason.number) : nullptr;
+  const Entry* entry =
+      reason.magic == ConnectRequest::kExtensionMagic ? Find(reason.number) : nullptr;
   if (entry == nullptr) return rejection;
   return ErrnoToStatus(
       StatusToErrno(rejection),

@@ -1,4 +1,3 @@
-#include <fcntl.h>
 #include <poll.h>
 
 #include <algorithm>
@@ -27,14 +26,6 @@ constexpr int kRejectedByConsumer = 28;
 // heartbeats.
 constexpr uint32_t kWantedInline = 128;
 constexpr uint32_t kLargestSignalInterval = 64;
-
-absl::Status SetNonBlocking(int fd) {
-  const int flags = fcntl(fd, F_GETFL);
-  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
-    return ErrnoToStatus(errno, "make an RDMA event channel non-blocking");
-  }
-  return absl::OkStatus();
-}
 
 rdma_conn_param ConnectionParameters(absl::Span<const uint8_t> private_data) {
   rdma_conn_param parameters = {};

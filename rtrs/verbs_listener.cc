@@ -1,6 +1,5 @@
 #include "rtrs/verbs_listener.h"
 
-#include <fcntl.h>
 #include <infiniband/ib.h>
 #include <poll.h>
 #include <rdma/rdma_cma.h>
@@ -118,10 +117,7 @@ class AcceptLoop {
 absl::Status AcceptLoop::Open(const Address& address) {
   UniqueEventChannel channel(rdma_create_event_channel());
   if (channel == nullptr) return NoConnectionManager(errno);
-  const int flags = fcntl(channel->fd, F_GETFL);
-  if (flags < 0 || fcntl(channel->fd, F_SETFL, flags | O_NONBLOCK) < 0) {
-    return ErrnoToStatus(errno, "make an RDMA event channel non-blocking");
-  }
+  RETURN_IF_ERROR(SetNonBlocking(channel->fd));
   channel_ = std::move(channel);
   RETURN_IF_ERROR(ListenOnIp(address));
   if (address.host == "::" || address.host == "0.0.0.0") ListenOnInfiniBand();

@@ -1,6 +1,5 @@
 #include "rtrs/verbs_watch.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -12,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
 #include "common/status.h"
+#include "rtrs/verbs_handles.h"
 
 namespace rnbd::rtrs {
 
@@ -28,11 +28,9 @@ absl::StatusOr<std::shared_ptr<VerbsWatch>> VerbsWatch::Of(ibv_context* device) 
 }
 
 absl::Status VerbsWatch::Start() {
-  const int flags = fcntl(device_->async_fd, F_GETFL);
+  RETURN_IF_ERROR(SetNonBlocking(device_->async_fd));
   stop_ = UniqueFd(eventfd(0, EFD_CLOEXEC));
-  if (!stop_.valid() || flags < 0 || fcntl(device_->async_fd, F_SETFL, flags | O_NONBLOCK) < 0) {
-    return ErrnoToStatus(errno, "watch an RDMA device");
-  }
+  if (!stop_.valid()) return ErrnoToStatus(errno, "create an eventfd");
   try {
     thread_ = std::thread([this] { Run(); });
   } catch (const std::system_error& error) {
