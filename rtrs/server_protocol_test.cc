@@ -205,8 +205,10 @@ std::vector<Violation> Violations() {
          PutRequest(c, offset - 32, header, offset);
        }},
       {"ChunkInUse", "still running", true,
-       [](RawClient* c, const EchoServer&) {
+       [](RawClient* c, const EchoServer& server) {
          c->SendWrite(0, 1, {.fill = 1, .hold = 1}, 512);
+         // RDMA reads the first request's bytes when it sends them, not when it is asked to.
+         server.WaitForHeld(1);
          c->SendWrite(0, 1, {.fill = 1}, 512);
        }},
       {"ChunkInUseByAReadOfAnotherConnection", "still running", true,
