@@ -27,16 +27,18 @@ class CuttingFabric::CutDomain final : public Domain {
 class CuttingFabric::CutConnection final : public Connection, public ConnectionHandler {
  public:
   CutConnection(CuttingFabric* fabric, Ring* ring, Address destination, ConnectionHandler* handler)
-      : fabric_(fabric), ring_(ring), destination_(std::move(destination)), handler_(handler) {
-    absl::MutexLock lock(&fabric_->mutex_);
-    fabric_->connections_.insert(this);
-  }
+      : fabric_(fabric), ring_(ring), destination_(std::move(destination)), handler_(handler) {}
   ~CutConnection() override {
     absl::MutexLock lock(&fabric_->mutex_);
     fabric_->connections_.erase(this);
   }
 
-  void set_inner(std::unique_ptr<Connection> inner) { inner_ = std::move(inner); }
+  // From now on there is something to break.
+  void set_inner(std::unique_ptr<Connection> inner) {
+    inner_ = std::move(inner);
+    absl::MutexLock lock(&fabric_->mutex_);
+    fabric_->connections_.insert(this);
+  }
   const Address& destination() const { return destination_; }
 
   // Any thread, while the connection is known to the fabric.
