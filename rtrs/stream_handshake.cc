@@ -62,7 +62,7 @@ StreamConnection::StreamConnection(Ring* ring, const StreamOptions& options, Uni
     : StreamConnection(ring, options, PathAddress(), domain, limits, handler) {
   socket_ = std::move(socket);
   features_ = (hello.features & kKnownFeatures) | WantedFeatures(options);
-  network_order_.Begin(hello.private_data, /*accepting=*/true);
+  network_order_.Begin(hello.private_data, /*accepting=*/true, domain_);
   accepting_ = true;
 }
 
@@ -103,7 +103,7 @@ void StreamConnection::Connect(absl::Span<const uint8_t> private_data, absl::Dur
   }
   Enter(State::kConnecting);
   hello_ = MakeHello(HelloKind::kConnect, WantedFeatures(options_), private_data);
-  network_order_.Begin(private_data, /*accepting=*/false);
+  network_order_.Begin(private_data, /*accepting=*/false, domain_);
   timeout_ = timeout;
   timer_.Arm(timeout);
   if (path_.destination.is_numeric()) {
