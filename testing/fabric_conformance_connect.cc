@@ -143,11 +143,13 @@ TEST_P(FabricConformanceTest, ListenerGoesWhilePeersConnect) {
 
 TEST_P(FabricConformanceTest, HandlerDestroysItsListener) {
   absl::Notification closed;
-  acceptor_->on_incoming = [&](std::unique_ptr<IncomingConnection> incoming) {
-    acceptor_->Close();
-    incoming->Reject(PrivateData("closing time"));
-    closed.Notify();
-  };
+  RunOn(server_thread_.get(), [&] {
+    acceptor_->on_incoming = [&](std::unique_ptr<IncomingConnection> incoming) {
+      acceptor_->Close();
+      incoming->Reject(PrivateData("closing time"));
+      closed.Notify();
+    };
+  });
   std::unique_ptr<FabricEnd> client = ClientEnd();
   client->CreateFor(client_fabric_.get(), Path());
   client->Connect(PrivateData(""));
