@@ -110,8 +110,9 @@ absl::Status ClientPath::AddConnection() {
                                                                      limits, connection.get()));
   connection->set_connection(std::move(fabric_connection));
   if (cid > 0) connection->PostResponseReceives(limits.receives, acceptance_.new_rkey);
-  ConnectRequest request = WithOurFeatures(
-      MakeConnectRequest(cid, cid_num, recon_cnt_, path_uuid_, session_uuid_, first_));
+  ConnectRequest request =
+      MakeConnectRequest(cid, cid_num, recon_cnt_, path_uuid_, session_uuid_, first_);
+  request.extension = Extension::Ours();
   ++connections_up_;
   connections_.push_back(std::move(connection));
   ring->Post(
@@ -171,6 +172,8 @@ absl::Status ClientPath::SendInfoRequest() {
   std::memcpy(info_.data(), &request, sizeof(request));
   ClientConnection* service = connections_.front().get();
   service->PostReceive(info_.span().subspan(kInfoResponseOffset));
+  // Before anything can come: over iWARP nobody waits for a receive.
+  service->PostResponseReceives(kServiceLimits.receives - 2, acceptance_.new_rkey);
   service->SendInfoRequest(info_.span().first(sizeof(request)), info_region_.local_key);
   info_sent_ = true;
   return absl::OkStatus();
@@ -189,8 +192,7 @@ absl::Status ClientPath::TakeInfoResponse(absl::Span<const uint8_t> message) {
   // The chunks may have grown since the session was made; this path has what its server accepted
   // with.
   ASSIGN_OR_RETURN(memory_.chunks, ParseInfoResponse(message, acceptance_.geometry));
-  ClientConnection* service = connections_.front().get();
-  service->PostResponseReceives(kServiceLimits.receives - 2, acceptance_.new_rkey);
+  const ClientConnection* service = connections_.front().get();
   for (const auto& connection : connections_) {
     auto activate = [this, connection = connection.get()] {
       connection->Activate(tables_, &memory_);

@@ -85,15 +85,9 @@ ConnectRequest MakeConnectRequest(uint16_t cid, uint16_t cid_num, uint16_t recon
           .bits = first_conn ? ConnectRequest::kFirstConn : uint8_t{0}};
 }
 
-ConnectRequest WithOurFeatures(ConnectRequest request) {
-  request.extension_magic = ConnectRequest::kExtensionMagic;
-  request.extension_features = ConnectRequest::kLargeRequests;
-  return request;
-}
-
-SessionGeometry GeometryFor(uint8_t features, const SessionGeometry& geometry) {
+SessionGeometry GeometryFor(Features features, const SessionGeometry& geometry) {
   SessionGeometry offered = geometry;
-  if ((features & ConnectRequest::kLargeRequests) == 0) {
+  if ((features & kLargeRequests) == 0) {
     offered.max_io_size = std::min(geometry.max_io_size, kMaxKernelIoSize);
   }
   return offered;

@@ -13,6 +13,7 @@
 #include "absl/types/span.h"
 #include "common/direction.h"
 #include "common/wire.h"
+#include "rtrs/features.h"
 
 // The messages of RTRS (protocol sections 1.1 to 1.4) and the checks that need nothing but their
 // bytes. All functions are pure; failures carry an errno (common/status.h). Reserved bytes are sent
@@ -65,21 +66,14 @@ struct ConnectRequest {
   Uuid paths_uuid{};   // names the session
   uint8_t bits = 0;
   uint8_t reserved[3] = {};
-  // Reserved in the protocol and zero from kernel clients; ours say here what they can do.
-  Le32 extension_magic = 0;
-  uint8_t extension_features = 0;
-  uint8_t extension_reserved[3] = {};
+  Extension extension{};  // reserved in the protocol
 
   static constexpr uint8_t kFirstConn = 0x01;
   bool first_conn() const { return (bits & kFirstConn) != 0; }
-
-  static constexpr uint32_t kExtensionMagic = 0x64626E72;  // "rnbd"
-  // Requests are not limited to what a kernel client can register in one piece.
-  static constexpr uint8_t kLargeRequests = 0x01;
-  uint8_t features() const { return extension_magic == kExtensionMagic ? extension_features : 0; }
+  Features features() const { return extension.features(); }
 };
 static_assert(WireMessage<ConnectRequest> && sizeof(ConnectRequest) == 56);
-static_assert(offsetof(ConnectRequest, extension_magic) == 48);
+static_assert(offsetof(ConnectRequest, extension) == kExtensionOffset);
 static_assert(offsetof(ConnectRequest, magic) == 2);
 static_assert(offsetof(ConnectRequest, sess_uuid) == 12);
 static_assert(offsetof(ConnectRequest, paths_uuid) == 28);
@@ -94,7 +88,8 @@ struct ConnectResponse {
   Le32 max_io_size = 0;
   Le32 max_hdr_size = 0;
   Le32 flags = 0;
-  uint8_t reserved[36] = {};
+  uint8_t reserved[28] = {};
+  Extension extension{};  // reserved in the protocol
 
   // Every response brings the chunk's next key: the server runs with always_invalidate.
   static constexpr uint32_t kNewRkey = 0x2;
@@ -102,6 +97,7 @@ struct ConnectResponse {
 static_assert(WireMessage<ConnectResponse> && sizeof(ConnectResponse) == 56);
 static_assert(offsetof(ConnectResponse, max_io_size) == 8);
 static_assert(offsetof(ConnectResponse, flags) == 16);
+static_assert(offsetof(ConnectResponse, extension) == kExtensionOffset);
 
 // The shape of a session, which all of its paths share. A chunk holds max_io_size bytes of data and
 // max_hdr_size bytes of user message and trailer.
@@ -117,7 +113,7 @@ struct SessionGeometry {
 // What a server offers a client with these features. A kernel client cuts its requests at 128 pages
 // of memory, but registers each in one piece of as many; one that begins within a page has a page
 // more, and fails with EINVAL. It is offered a page less than that.
-SessionGeometry GeometryFor(uint8_t features, const SessionGeometry& geometry);
+SessionGeometry GeometryFor(Features features, const SessionGeometry& geometry);
 
 // Whether the protocol can express `geometry`: limits of the constants above, no overflow, and the
 // index of every chunk with every offset in it fits an immediate. EINVAL says which limit is
@@ -126,8 +122,6 @@ absl::Status ValidateSessionGeometry(const SessionGeometry& geometry);
 
 ConnectRequest MakeConnectRequest(uint16_t cid, uint16_t cid_num, uint16_t recon_cnt,
                                   const Uuid& path_uuid, const Uuid& session_uuid, bool first_conn);
-// What a client of ours can do: the same request with all features that we know.
-ConnectRequest WithOurFeatures(ConnectRequest request);
 
 // A valid `geometry`.
 ConnectResponse MakeConnectResponse(const SessionGeometry& geometry, bool new_rkey);

@@ -104,11 +104,11 @@ TEST(AcceptanceTest, SurvivesWithAnyUsableGeometry) {
 TEST(AcceptanceTest, UnknownFlagsAndReservedBytesAreIgnoredButKept) {
   ConnectResponse response = MakeConnectResponse(kSmallest, false);
   response.flags = 0xFFFFFFFD;
-  response.reserved[35] = 7;
+  response.reserved[27] = 7;
   const auto acceptance = ParseAcceptance(MessageBytes(response));
   ASSERT_TRUE(acceptance.ok()) << acceptance.status();
   EXPECT_FALSE(acceptance->new_rkey);
-  EXPECT_EQ(acceptance->response.reserved[35], 7);
+  EXPECT_EQ(acceptance->response.reserved[27], 7);
 }
 
 TEST(AcceptanceTest, RefusesWhatIsNoAcceptance) {
@@ -519,18 +519,9 @@ TEST_F(ParseRequestTest, AtMostOneDescriptor) {
   EXPECT_EQ(ParseErrno(512 + 32), EINVAL) << "data without a place to go";
 }
 
-// Section 2.4 knows nothing of features: whoever does not say the magic word has none.
-TEST(FeaturesTest, OnlyBehindTheMagic) {
-  ConnectRequest request = MakeConnectRequest(0, 1, 1, Uuid{}, Uuid{}, true);
-  EXPECT_EQ(request.features(), 0);
-  request.extension_features = ConnectRequest::kLargeRequests;
-  EXPECT_EQ(request.features(), 0);
-  EXPECT_EQ(WithOurFeatures(request).features(), ConnectRequest::kLargeRequests);
-}
-
-TEST(FeaturesTest, KernelClientsAreOfferedWhatTheyCanRegister) {
+TEST(GeometryForTest, KernelClientsAreOfferedWhatTheyCanRegister) {
   const SessionGeometry large = {128, 1 << 20, 4096};
-  EXPECT_EQ(GeometryFor(ConnectRequest::kLargeRequests, large), large);
+  EXPECT_EQ(GeometryFor(kLargeRequests, large), large);
   const SessionGeometry kernel = GeometryFor(0, large);
   EXPECT_EQ(kernel, (SessionGeometry{128, 127 * 4096, 4096}));
   EXPECT_EQ(kernel.chunk_size(), 512U << 10);

@@ -19,7 +19,7 @@ namespace {
 constexpr absl::string_view kPayloadUrl = "rnbd/refusal";
 
 struct Reason {
-  Le32 magic = ConnectRequest::kExtensionMagic;
+  Le32 magic = Extension::kMagic;
   uint8_t number = 0;
   uint8_t zero[3] = {};
   Le32 limit = 0;
@@ -98,8 +98,7 @@ absl::Status ReadRefusal(absl::Span<const uint8_t> private_data) {
   absl::Status rejection = ParseRejection(private_data);
   Reason reason;
   if (!CopyMessage(private_data, offsetof(ConnectResponse, reserved), &reason)) return rejection;
-  const Entry* entry =
-      reason.magic == ConnectRequest::kExtensionMagic ? Find(reason.number) : nullptr;
+  const Entry* entry = reason.magic == Extension::kMagic ? Find(reason.number) : nullptr;
   if (entry == nullptr) return rejection;
   return ErrnoToStatus(
       StatusToErrno(rejection),

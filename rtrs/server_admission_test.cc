@@ -449,7 +449,7 @@ TEST_P(ServerAdmissionTest, ClientsAreOfferedWhatTheyCanUse) {
   EXPECT_EQ(kernel->geometry().max_io_size, 127U * 4096);
   EXPECT_EQ(kernel->chunks().size(), 8U);
   auto ours = NewClient();
-  ours->request = WithOurFeatures(ours->request);
+  ours->request.extension = Extension::Ours();
   ASSERT_NO_FATAL_FAILURE(ours->Establish("ours", 2));
   EXPECT_EQ(ours->geometry(), options_.geometry);
 }

@@ -83,10 +83,10 @@ absl::Status ServerPath::AddConnection(const ConnectRequest& request,
   ++connections_seen_;
   ++connections_open_;
   connections_[request.cid] = std::move(connection);
-  workers_[worker]->Post([connection = connections_[request.cid].get(),
-                          response = MakeConnectResponse(geometry_, /*new_rkey=*/false)] {
-    connection->Accept(response);
-  });
+  ConnectResponse response = MakeConnectResponse(geometry_, /*new_rkey=*/false);
+  if (request.features() != 0) response.extension = Extension::Ours();
+  workers_[worker]->Post(
+      [connection = connections_[request.cid].get(), response] { connection->Accept(response); });
   return absl::OkStatus();
 }
 

@@ -6,10 +6,13 @@
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/optional.h"
 #include "common/status.h"
+#include "rtrs/iwarp.h"
 #include "rtrs/request_check.h"
 
 // The data path: from Post() to the device, and from its completions to the handler.
@@ -39,6 +42,23 @@ ibv_wr_opcode WorkOpcode(Opcode opcode) {
   return IBV_WR_SEND;
 }
 
+bool IsWrite(const WorkRequest& request) {
+  return request.opcode == Opcode::kWrite || request.opcode == Opcode::kWriteWithImmediate;
+}
+
+Receipt ReadMessage(const ibv_wc& completion, absl::Span<const uint8_t> message) {
+  Receipt receipt;
+  receipt.data = message;
+  if ((completion.wc_flags & IBV_WC_WITH_IMM) != 0) {
+    receipt.has_immediate = true;
+    receipt.immediate = be32toh(completion.imm_data);
+  } else if ((completion.wc_flags & IBV_WC_WITH_INV) != 0) {
+    receipt.has_invalidated = true;
+    receipt.invalidated_key = completion.invalidated_rkey;
+  }
+  return receipt;
+}
+
 // Why a request of ours failed.
 absl::Status SendFailure(ibv_wc_status status) {
   const char* words = ibv_wc_status_str(status);
@@ -60,6 +80,33 @@ absl::Status SendFailure(ibv_wc_status status) {
 }
 
 }  // namespace
+
+// A work request with the memory that it gathers.
+struct VerbsConnection::Work {
+  ibv_send_wr request;
+  ibv_sge elements[kMaxLocalSpans + 1];  // a header and the spans
+  const uint8_t* memory[kMaxLocalSpans + 1];
+  uint32_t bytes;
+
+  void Begin(uint32_t index, ibv_wr_opcode opcode) {
+    request = {};
+    request.wr_id = index;
+    request.opcode = opcode;
+    request.sg_list = elements;
+    bytes = 0;
+  }
+  void Add(const ibv_sge& element, const uint8_t* start) {
+    elements[request.num_sge] = element;
+    memory[request.num_sge++] = start;
+    bytes += element.length;
+  }
+  // Behind the spans: what carries nothing goes nowhere.
+  void SetTarget(const WorkRequest& write) {
+    if (bytes == 0) return;
+    request.wr.rdma.remote_addr = write.remote_address;
+    request.wr.rdma.rkey = write.key;
+  }
+};
 
 void VerbsConnection::PostReceive(absl::Span<uint8_t> buffer, uint32_t count) {
   if (!why_.ok()) return;
@@ -109,55 +156,87 @@ void VerbsConnection::Flush() {
 
 void VerbsConnection::PostSends() {
   while (posted_ != tail_ && posted_ - head_ < device_slots_) {
-    ibv_send_wr work[kBatch];
-    ibv_sge elements[kBatch][kMaxLocalSpans];
+    Work work[2 * kBatch];
     const uint32_t count = std::min({kBatch, tail_ - posted_, device_slots_ - (posted_ - head_)});
+    uint32_t filled = 0;
     for (uint32_t i = 0; i < count; ++i) {
-      FillSend(RequestAt(posted_ + i), &work[i], elements[i]);
-      work[i].wr_id = posted_ + i;
-      work[i].next = i + 1 < count ? &work[i + 1] : nullptr;
+      const uint32_t index = posted_ + i;
+      filled +=
+          header_bytes_ == 0 ? Fill(index, &work[filled]) : FillForIwarp(index, &work[filled]);
     }
+    for (uint32_t i = 0; i + 1 < filled; ++i) work[i].request.next = &work[i + 1].request;
     ibv_send_wr* refused = nullptr;
-    if (const int error = ibv_post_send(id_->qp, work, &refused); error != 0) {
-      Part(ErrnoToStatus(error, "post requests to the RDMA device"));
+    if (const int error = ibv_post_send(id_->qp, &work[0].request, &refused); error != 0) {
+      Part(ErrnoToStatus(std::abs(error), "post requests to the RDMA device"));
       return;
     }
     posted_ += count;
   }
 }
 
-void VerbsConnection::FillSend(const WorkRequest& request, ibv_send_wr* work, ibv_sge* elements) {
-  *work = {};
-  work->opcode = WorkOpcode(request.opcode);
-  uint32_t length = 0;
+// What the request at `index` is for the device; returns how many of `work` that took.
+uint32_t VerbsConnection::Fill(uint32_t index, Work* work) {
+  const WorkRequest& request = RequestAt(index);
+  work->Begin(index, WorkOpcode(request.opcode));
+  AddSpans(request, work);
+  if (IsWrite(request)) work->SetTarget(request);
+  if (request.opcode == Opcode::kSendWithInvalidate) {
+    work->request.invalidate_rkey = request.key;
+  } else {
+    work->request.imm_data = htobe32(request.immediate);
+  }
+  SignalInTurn(request, work);
+  return 1;
+}
+
+// The same over iWARP, which may take two: the header cannot go with what is written.
+uint32_t VerbsConnection::FillForIwarp(uint32_t index, Work* work) {
+  const WorkRequest& request = RequestAt(index);
+  uint32_t used = 0;
+  if (IsWrite(request)) {
+    work->Begin(index, IBV_WR_RDMA_WRITE);
+    AddSpans(request, work);
+    work->SetTarget(request);
+    const bool is_all = request.opcode == Opcode::kWrite;
+    if (is_all) SignalInTurn(request, work);
+    if (is_all || work->bytes > 0) used = 1;
+    if (is_all) return used;
+  }
+  Work* message = work + used;
+  message->Begin(index, IBV_WR_SEND);
+  AddHeader(index, message);
+  if (!IsWrite(request)) AddSpans(request, message);
+  SignalInTurn(request, message);
+  return used + 1;
+}
+
+void VerbsConnection::AddSpans(const WorkRequest& request, Work* work) const {
   for (uint8_t i = 0; i < request.span_count; ++i) {
     if (request.spans[i].length == 0) continue;
-    domain_->Resolve(request.spans[i], &elements[work->num_sge++]);
-    length += request.spans[i].length;
+    ibv_sge element;
+    domain_->Resolve(request.spans[i], &element);
+    work->Add(element, request.spans[i].data);
   }
-  work->sg_list = elements;
-  if (length <= max_inline_) {
-    // By address: the processor copies it.
-    for (int i = 0, span = 0; i < work->num_sge; ++span) {
-      if (request.spans[span].length == 0) continue;
-      elements[i++].addr = reinterpret_cast<uintptr_t>(request.spans[span].data);
-    }
-    if (length > 0) work->send_flags |= IBV_SEND_INLINE;
+  // By address: the processor copies it.
+  if (work->bytes == 0 || work->bytes > max_inline_) return;
+  for (int i = 0; i < work->request.num_sge; ++i) {
+    work->elements[i].addr = reinterpret_cast<uintptr_t>(work->memory[i]);
   }
-  if (length > 0 &&
-      (request.opcode == Opcode::kWrite || request.opcode == Opcode::kWriteWithImmediate)) {
-    work->wr.rdma.remote_addr = request.remote_address;
-    work->wr.rdma.rkey = request.key;
-  }
-  if (request.opcode == Opcode::kSendWithInvalidate) {
-    work->invalidate_rkey = request.key;
-  } else {
-    work->imm_data = htobe32(request.immediate);
-  }
-  if (request.signalled || ++unsignalled_ >= signal_interval_) {
-    work->send_flags |= IBV_SEND_SIGNALED;
-    unsignalled_ = 0;
-  }
+  work->request.send_flags |= IBV_SEND_INLINE;
+}
+
+void VerbsConnection::AddHeader(uint32_t index, Work* work) {
+  const size_t slot = index & (requests_.size() - 1);
+  uint8_t* place = headers_.data() + slot * sizeof(IwarpHeader);
+  const IwarpHeader header = MakeIwarpHeader(RequestAt(index));
+  std::memcpy(place, &header, sizeof(header));
+  work->Add({reinterpret_cast<uintptr_t>(place), sizeof(header), headers_mr_->lkey}, place);
+}
+
+void VerbsConnection::SignalInTurn(const WorkRequest& request, Work* work) {
+  if (!request.signalled && ++unsignalled_ < signal_interval_) return;
+  work->request.send_flags |= IBV_SEND_SIGNALED;
+  unsignalled_ = 0;
 }
 
 // One completion stands for all requests up to its own.
@@ -177,7 +256,8 @@ absl::Status VerbsConnection::PostReceives() {
     const uint32_t count = std::min(kBatch, unposted_.count());
     for (uint32_t i = 0; i < count; ++i) {
       VerbsStaging::Place& place = PlaceAt(receives_posted_ + i);
-      RETURN_IF_ERROR(staging_.Take(static_cast<uint32_t>(unposted_.front().size()), &place));
+      RETURN_IF_ERROR(
+          staging_.Take(header_bytes_ + static_cast<uint32_t>(unposted_.front().size()), &place));
       unposted_.Pop();
       elements[i] = {reinterpret_cast<uintptr_t>(place.data), place.bytes, place.key};
       work[i] = {};
@@ -188,7 +268,7 @@ absl::Status VerbsConnection::PostReceives() {
     }
     ibv_recv_wr* refused = nullptr;
     if (const int error = ibv_post_recv(id_->qp, work, &refused); error != 0) {
-      return ErrnoToStatus(error, "post receives to the RDMA device");
+      return ErrnoToStatus(std::abs(error), "post receives to the RDMA device");
     }
     receives_posted_ += count;
   }
@@ -205,21 +285,21 @@ void VerbsConnection::OnReceiveCompletion(const ibv_wc& completion) {
   if (state_ != State::kEstablished) return;
   const VerbsStaging::Place place = PlaceAt(received_++);
   const absl::Span<uint8_t> buffer = receives_.front();
-  Receipt receipt;
-  if ((completion.wc_flags & IBV_WC_WITH_IMM) != 0) {
-    receipt.has_immediate = true;
-    receipt.immediate = be32toh(completion.imm_data);
-  } else if ((completion.wc_flags & IBV_WC_WITH_INV) != 0) {
-    receipt.has_invalidated = true;
-    receipt.invalidated_key = completion.invalidated_rkey;
+  const absl::Span<const uint8_t> message(
+      place.data, completion.opcode == IBV_WC_RECV ? completion.byte_len : 0);
+  absl::optional<Receipt> receipt =
+      header_bytes_ == 0 ? ReadMessage(completion, message) : ReadIwarpMessage(message);
+  if (!receipt.has_value()) {
+    Part(ErrnoToStatus(EPROTO, "the peer sent a message over iWARP that is none of ours"));
+    return;
   }
-  if (completion.opcode == IBV_WC_RECV && completion.byte_len > 0) {
-    std::memcpy(buffer.data(), place.data, completion.byte_len);
-    receipt.data = buffer.first(completion.byte_len);
+  if (!receipt->data.empty()) {
+    std::memcpy(buffer.data(), receipt->data.data(), receipt->data.size());
+    receipt->data = buffer.first(receipt->data.size());
   }
   staging_.GiveBack(place);
   receives_.Pop();
-  handler_->OnReceipt(receipt);
+  handler_->OnReceipt(*receipt);
 }
 
 void VerbsConnection::StartPolling() {
@@ -294,6 +374,16 @@ bool VerbsConnection::TakeCompletions() {
 // requests failed, it is the device that stopped it because of what the peer sent.
 void VerbsConnection::OnFailedCompletion(const ibv_wc& completion) {
   const ibv_wc_status status = completion.status;
+  // An iWARP device flushes its queues as well when the peer has just closed, or has rejected us:
+  // then the connection manager knows more.
+  if (header_bytes_ > 0) {
+    if (state_ != State::kEstablished) return;
+    Part(ErrnoToStatus(ECONNRESET,
+                       absl::StrCat("the peer, or the RDMA device for what the peer sent, closed "
+                                    "the connection (",
+                                    ibv_wc_status_str(status), ")")));
+    return;
+  }
   if (status == IBV_WC_WR_FLUSH_ERR) {
     Part(ErrnoToStatus(EPROTO,
                        "the peer sent what the RDMA device refused: a write outside of what "

@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "common/ring.h"
+#include "common/unique_mapping.h"
 #include "rtrs/address.h"
 #include "rtrs/fabric.h"
 #include "rtrs/receive_queue.h"
@@ -40,6 +41,8 @@ struct VerbsOptions {
 // The requests of a turn go to the device in one post. Requests that nobody wants to hear of are
 // completed by later ones: at least every 64th, or every fourth part of the queue, is signalled, so
 // the queue cannot fill up unnoticed. What the device's queue does not take waits here.
+//
+// Over iWARP every SEND has a header, and a request may be two for the device (iwarp.h).
 //
 // verbs_handshake.cc holds connecting and closing, verbs_connection.cc the data path.
 class VerbsConnection final : public Connection {
@@ -67,6 +70,9 @@ class VerbsConnection final : public Connection {
     kResolving,  // the device and the route to the peer are looked up
     kConnecting,
     kAccepting,
+    // The end came first. Over iWARP to withdraw the request would block the thread for as long as
+    // the connection manager waits for the peer, so it is let to have its answer.
+    kTakingBack,
     kEstablished,
     kParting,   // the queue pair is gone, the peer is to confirm
     kDraining,  // waiting for the kernel to let go of our operations
@@ -81,6 +87,7 @@ class VerbsConnection final : public Connection {
   absl::Status OpenChannel();
   void Watch();
   absl::Status CreateQueues();
+  absl::Status CreateHeaders();
   void Enter(State next);
   void AwaitEvent();
   void OnEventReady(int32_t result, uint32_t flags);
@@ -93,6 +100,7 @@ class VerbsConnection final : public Connection {
   void Establish(absl::Span<const uint8_t> private_data);
   absl::Status CannotConnect(int error, absl::string_view what) const;
   void Part(const absl::Status& why);
+  bool LetGo();
   void OnTimer();
   void Drain();
   void FinishIfQuiet();
@@ -102,7 +110,12 @@ class VerbsConnection final : public Connection {
   absl::Status CheckRequest(const WorkRequest& request) const;
   void Flush();
   void PostSends();
-  void FillSend(const WorkRequest& request, ibv_send_wr* work, ibv_sge* elements);
+  struct Work;
+  uint32_t Fill(uint32_t index, Work* work);
+  uint32_t FillForIwarp(uint32_t index, Work* work);
+  void AddSpans(const WorkRequest& request, Work* work) const;
+  void AddHeader(uint32_t index, Work* work);
+  void SignalInTurn(const WorkRequest& request, Work* work);
   void OnSendCompletion(const ibv_wc& completion);
 
   // verbs_connection.cc: receiving
@@ -133,12 +146,14 @@ class VerbsConnection final : public Connection {
   UniqueCompChannel completion_channel_;
   UniqueCq completion_queue_;
   uint32_t max_inline_ = 0;
+  const uint32_t header_bytes_;  // in front of every message
   bool accepting_ = false;
 
   // Handshake and end.
   std::array<uint8_t, kPrivateDataBytes> private_data_;
   absl::Duration timeout_;  // of connecting or accepting
   absl::Status why_;        // not OK from the moment on that the end is certain
+  bool answered_ = false;   // the connection manager has nothing more to say about connecting
   bool rejected_ = false;   // with private_data_
   bool event_busy_ = false;
   uint64_t watch_ = 0;  // registration with the domain's watch
@@ -158,6 +173,9 @@ class VerbsConnection final : public Connection {
   uint32_t posted_ = 0;
   uint32_t tail_ = 0;
   MethodHook<&VerbsConnection::Flush> flush_{this};
+  // One for each of requests_, where messages have headers.
+  UniqueMapping headers_;
+  UniqueMr headers_mr_;
 
   // Receiving. Of receives_, the last unposted_ ones are not with the device yet.
   ReceiveQueue receives_;

@@ -67,9 +67,12 @@ absl::StatusOr<Region> VerbsDomain::Register(absl::Span<uint8_t> memory, bool re
   }
   const int access = remote_write ? IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE : 0;
   Entry& entry = entries_[index];
+  // iWARP devices take no other address than the memory's own; siw does not even say so.
   entry.address = 0;
-  entry.mr.reset(ibv_reg_mr_iova(pd_.get(), memory.data(), memory.size(), 0, access));
-  if (entry.mr == nullptr && errno != ENOMEM) {
+  if (!is_iwarp()) {
+    entry.mr.reset(ibv_reg_mr_iova(pd_.get(), memory.data(), memory.size(), 0, access));
+  }
+  if (is_iwarp() || (entry.mr == nullptr && errno != ENOMEM)) {
     entry.address = reinterpret_cast<uintptr_t>(memory.data());
     entry.mr.reset(ibv_reg_mr(pd_.get(), memory.data(), memory.size(), access));
   }
@@ -82,7 +85,8 @@ absl::StatusOr<Region> VerbsDomain::Register(absl::Span<uint8_t> memory, bool re
 }
 
 absl::StatusOr<UniqueMr> VerbsDomain::RegisterStaging(absl::Span<uint8_t> memory) {
-  UniqueMr mr(ibv_reg_mr(pd_.get(), memory.data(), memory.size(), IBV_ACCESS_LOCAL_WRITE));
+  const int access = IBV_ACCESS_LOCAL_WRITE;
+  UniqueMr mr(ibv_reg_mr(pd_.get(), memory.data(), memory.size(), access));
   if (mr == nullptr) return CannotRegister(errno, device(), memory.size());
   return mr;
 }

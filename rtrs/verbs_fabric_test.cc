@@ -17,6 +17,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "rtrs/verbs_address.h"
+#include "rtrs/verbs_domain.h"
 #include "testing/fabric_conformance.h"
 #include "testing/fabric_harness.h"
 
@@ -31,6 +32,12 @@ std::vector<std::string> DeviceAddresses() {
   const char* addresses = std::getenv("RNBD_RDMA");
   if (addresses == nullptr) return {};
   return absl::StrSplit(addresses, ' ', absl::SkipEmpty());
+}
+
+bool IsIwarp(const std::string& host) {
+  const absl::StatusOr<std::unique_ptr<Domain>> domain =
+      VerbsFabric(VerbsOptions()).CreateDomain(*ParsePathAddress(absl::StrCat("ip:", host)));
+  return domain.ok() && static_cast<VerbsDomain*>(domain->get())->is_iwarp();
 }
 
 std::vector<FabricUnderTest> VerbsFabrics() {
@@ -48,6 +55,11 @@ std::vector<FabricUnderTest> VerbsFabrics() {
     // A soft device in an emulated guest takes its time to let go of a queue pair at work.
     fabric.close_bound = absl::Seconds(60);
     fabric.stalls_with_the_peer = false;
+    if (IsIwarp(host)) {
+      fabric.tells_violations = false;
+      fabric.whole_requests = false;
+      fabric.connect_bound = absl::Seconds(16);
+    }
     fabrics.push_back(fabric);
   }
   return fabrics;

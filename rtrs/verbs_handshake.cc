@@ -10,6 +10,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
+#include "rtrs/features.h"
+#include "rtrs/iwarp.h"
 #include "rtrs/verbs_address.h"
 #include "rtrs/verbs_connection.h"
 
@@ -24,8 +26,10 @@ constexpr uint8_t kRetries = 7;
 constexpr int kRejectedByConsumer = 28;
 // What is written within a work request when it is no larger, if the device can: headers and
 // heartbeats.
-constexpr uint32_t kWantedInline = 128;
+constexpr std::array<uint32_t, 3> kInlineSizes = {128, 64, 0};
 constexpr uint32_t kLargestSignalInterval = 64;
+// How long an iWARP connection manager waits for the peer's answer, with time to spare.
+constexpr absl::Duration kIwarpConnectTimeout = absl::Seconds(15);
 
 rdma_conn_param ConnectionParameters(absl::Span<const uint8_t> private_data) {
   rdma_conn_param parameters = {};
@@ -50,6 +54,7 @@ VerbsConnection::VerbsConnection(Ring* ring, const VerbsOptions& options, const 
       domain_(domain),
       limits_(limits),
       handler_(handler),
+      header_bytes_(domain->is_iwarp() ? sizeof(IwarpHeader) : 0),
       timer_(ring, [this] { OnTimer(); }),
       receives_(limits.receives),
       unposted_(limits.receives),
@@ -129,49 +134,57 @@ absl::Status VerbsConnection::CreateQueues() {
                                               " receives per connection, ", limits_.receives,
                                               " are needed: lower queue_depth"));
   }
-  if (static_cast<uint32_t>(domain_->limits().max_sge) < kMaxLocalSpans) {
+  const uint32_t elements = header_bytes_ == 0 ? kMaxLocalSpans : kMaxLocalSpans + 1;
+  if (static_cast<uint32_t>(domain_->limits().max_sge) < elements) {
     return ErrnoToStatus(ENOTSUP,
                          absl::StrCat("RDMA device ", device, " sends ", domain_->limits().max_sge,
-                                      " pieces of memory in a "
-                                      "request, ",
-                                      kMaxLocalSpans, " are needed"));
+                                      " pieces of memory in a request, ", elements, " are needed"));
   }
+  const uint32_t work_per_request = header_bytes_ == 0 ? 1 : 2;
   const uint32_t wanted = limits_.send_requests + kLargestSignalInterval;
-  device_slots_ = std::min(wanted, device_limit);
+  device_slots_ = std::min(wanted, device_limit / work_per_request);
   signal_interval_ = std::clamp(device_slots_ / 4, 1U, kLargestSignalInterval);
   requests_.resize(std::bit_ceil(limits_.send_requests + device_slots_));
+  RETURN_IF_ERROR(CreateHeaders());
 
   completion_channel_.reset(ibv_create_comp_channel(domain_->device()));
   if (completion_channel_ == nullptr) {
     return ErrnoToStatus(errno, absl::StrCat("create a completion channel on ", device));
   }
   RETURN_IF_ERROR(SetNonBlocking(completion_channel_->fd));
+  const uint32_t work = work_per_request * device_slots_;
   completion_queue_.reset(ibv_create_cq(domain_->device(),
-                                        static_cast<int>(device_slots_ + limits_.receives + 1),
-                                        nullptr, completion_channel_.get(), 0));
+                                        static_cast<int>(work + limits_.receives + 1), nullptr,
+                                        completion_channel_.get(), 0));
   if (completion_queue_ == nullptr) {
     return ErrnoToStatus(errno, absl::StrCat("create a completion queue on ", device));
   }
   ibv_qp_init_attr attributes = {};
   attributes.send_cq = attributes.recv_cq = completion_queue_.get();
   attributes.qp_type = IBV_QPT_RC;
-  attributes.cap.max_send_wr = device_slots_;
+  attributes.cap.max_send_wr = work;
   attributes.cap.max_recv_wr = std::max(limits_.receives, 1U);
-  attributes.cap.max_send_sge = kMaxLocalSpans;
+  attributes.cap.max_send_sge = elements;
   attributes.cap.max_recv_sge = 1;
-  attributes.cap.max_inline_data = kWantedInline;
-  int created = rdma_create_qp(id_.get(), domain_->pd(), &attributes);
-  if (created != 0 && errno == EINVAL) {
-    attributes.cap.max_inline_data = 0;
+  int created = -1;
+  for (const uint32_t inline_size : kInlineSizes) {
+    attributes.cap.max_inline_data = inline_size;
     created = rdma_create_qp(id_.get(), domain_->pd(), &attributes);
+    if (created == 0) max_inline_ = inline_size;
+    if (created == 0 || errno != EINVAL) break;
   }
   if (created != 0) {
-    return ErrnoToStatus(errno,
-                         absl::StrCat("create a queue pair with ", device_slots_, " sends and ",
-                                      limits_.receives, " receives on ", device));
+    return ErrnoToStatus(errno, absl::StrCat("create a queue pair with ", work, " sends and ",
+                                             limits_.receives, " receives on ", device));
   }
-  max_inline_ = std::min(attributes.cap.max_inline_data, kWantedInline);
   return PostReceives();
+}
+
+absl::Status VerbsConnection::CreateHeaders() {
+  if (header_bytes_ == 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(headers_, UniqueMapping::Anonymous(requests_.size() * header_bytes_));
+  ASSIGN_OR_RETURN(headers_mr_, domain_->RegisterStaging(headers_.span()));
+  return absl::OkStatus();
 }
 
 bool VerbsConnection::MayFollow(State from, State to) {
@@ -181,8 +194,12 @@ bool VerbsConnection::MayFollow(State from, State to) {
     case State::kResolving:
       return to == State::kConnecting || to == State::kDraining;
     case State::kConnecting:
+      return to == State::kEstablished || to == State::kTakingBack || to == State::kParting ||
+             to == State::kDraining;
     case State::kAccepting:
       return to == State::kEstablished || to == State::kParting || to == State::kDraining;
+    case State::kTakingBack:
+      return to == State::kDraining;
     case State::kEstablished:
       return to == State::kParting || to == State::kDraining;
     case State::kParting:
@@ -281,6 +298,12 @@ bool VerbsConnection::TakeEvent() {
 
 void VerbsConnection::OnEvent(rdma_cm_event_type type, int status,
                               absl::Span<const uint8_t> private_data) {
+  answered_ = state_ == State::kConnecting || state_ == State::kTakingBack;
+  if (state_ == State::kTakingBack) {
+    LetGo();
+    Drain();
+    return;
+  }
   switch (type) {
     case RDMA_CM_EVENT_ADDR_RESOLVED:
       return OnAddressResolved();
@@ -331,7 +354,9 @@ void VerbsConnection::OnRouteResolved() {
   Watch();
   StartPolling();
   rdma_conn_param parameters = ConnectionParameters(private_data_);
-  if (rdma_connect(id_.get(), &parameters) != 0) Part(CannotConnect(errno, "connect"));
+  if (rdma_connect(id_.get(), &parameters) == 0) return;
+  answered_ = true;
+  Part(CannotConnect(errno, "connect"));
 }
 
 // A peer that drops the request without an answer shows as one that rejects with nothing but
@@ -339,8 +364,9 @@ void VerbsConnection::OnRouteResolved() {
 void VerbsConnection::OnRejected(int status, absl::Span<const uint8_t> private_data) {
   const bool empty =
       std::all_of(private_data.begin(), private_data.end(), [](uint8_t byte) { return byte == 0; });
-  if (!accepting_ && status == kRejectedByConsumer && private_data.size() == kPrivateDataBytes &&
-      !empty) {
+  // iWARP's has no word of its own in this.
+  const bool by_consumer = header_bytes_ > 0 || status == kRejectedByConsumer;
+  if (!accepting_ && by_consumer && private_data.size() == kPrivateDataBytes && !empty) {
     rejected_ = true;
     std::copy(private_data.begin(), private_data.end(), private_data_.begin());
     Part(ErrnoToStatus(ECONNREFUSED, "the peer rejected the connection"));
@@ -360,15 +386,17 @@ void VerbsConnection::OnPeerLeft() {
   }
   if (!why_.ok()) return;
   why_ = ErrnoToStatus(ECONNRESET, "the peer closed the connection");
-  // Confirms.
-  rdma_disconnect(id_.get());
-  rdma_destroy_qp(id_.get());
+  LetGo();  // Confirms.
   Drain();
 }
 
 void VerbsConnection::Establish(absl::Span<const uint8_t> private_data) {
   // The peer's first message may have been faster.
   if (state_ != State::kConnecting && state_ != State::kAccepting) return;
+  if (!accepting_ && header_bytes_ > 0 && (FeaturesIn(private_data) & kImmediatesInMessages) == 0) {
+    Part(CannotConnect(EPROTONOSUPPORT, "use iWARP, which needs an rnbd-server as the server"));
+    return;
+  }
   Enter(State::kEstablished);
   timer_.Cancel();
   handler_->OnEstablished(accepting_ ? absl::Span<const uint8_t>() : private_data);
@@ -392,8 +420,12 @@ void VerbsConnection::Part(const absl::Status& why) {
   why_ = why;
   if (state_ == State::kIdle) return;
   assert(ring_->OnOwnThread());
-  const bool told = id_->qp != nullptr && rdma_disconnect(id_.get()) == 0;
-  if (id_->qp != nullptr) rdma_destroy_qp(id_.get());
+  if (state_ == State::kConnecting && header_bytes_ > 0 && !answered_) {
+    Enter(State::kTakingBack);
+    timer_.Arm(kIwarpConnectTimeout);
+    return;
+  }
+  const bool told = LetGo();
   if (state_ != State::kEstablished || !told) {
     Drain();
     return;
@@ -402,8 +434,21 @@ void VerbsConnection::Part(const absl::Status& why) {
   timer_.Arm(options_.goodbye_timeout);
 }
 
+// True when the peer is told.
+bool VerbsConnection::LetGo() {
+  if (id_->qp == nullptr) return false;
+  const bool told = rdma_disconnect(id_.get()) == 0;
+  rdma_destroy_qp(id_.get());
+  return told;
+}
+
 void VerbsConnection::OnTimer() {
   if (state_ == State::kParting) {
+    Drain();
+    return;
+  }
+  if (state_ == State::kTakingBack) {
+    LetGo();
     Drain();
     return;
   }

@@ -12,7 +12,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/logging.h"
 #include "common/status.h"
+#include "rtrs/features.h"
 #include "rtrs/verbs_address.h"
 #include "rtrs/verbs_domain.h"
 #include "rtrs/verbs_handles.h"
@@ -25,6 +27,22 @@ constexpr int kBacklog = 64;
 
 // Identifiers that nobody has taken over yet keep their listener's channel.
 using SharedEventChannel = std::shared_ptr<rdma_event_channel>;
+
+// An iWARP device takes IPv4 clients of such a listener for IPv6 ones, and finds no route to them.
+void WarnOfIwarp() {
+  int count = 0;
+  const std::unique_ptr<ibv_device*, VerbsDeleter<ibv_free_device_list>> devices(
+      ibv_get_device_list(&count));
+  for (int i = 0; i < count; ++i) {
+    ibv_device* device = devices.get()[i];
+    if (device->transport_type != IBV_TRANSPORT_IWARP) continue;
+    spdlog::warn(
+        "clients with IPv4 addresses cannot come over iWARP device {} to a listener on [::]: "
+        "listen "
+        "on 0.0.0.0 instead, or on the device's address",
+        ibv_get_device_name(device));
+  }
+}
 
 // An identifier that asks for a connection.
 class VerbsIncoming final : public IncomingConnection {
@@ -52,8 +70,12 @@ class VerbsIncoming final : public IncomingConnection {
   absl::StatusOr<std::unique_ptr<Connection>> CreateConnection(
       Ring* ring, Domain* domain, const ConnectionLimits& limits,
       ConnectionHandler* handler) override {
-    return VerbsConnection::ForAccept(ring, options_, &id_, static_cast<VerbsDomain*>(domain),
-                                      limits, handler);
+    auto* verbs_domain = static_cast<VerbsDomain*>(domain);
+    if (verbs_domain->is_iwarp() && (FeaturesIn(private_data_) & kImmediatesInMessages) == 0) {
+      return ErrnoToStatus(EPROTONOSUPPORT,
+                           "the client cannot do without immediates, which iWARP has not");
+    }
+    return VerbsConnection::ForAccept(ring, options_, &id_, verbs_domain, limits, handler);
   }
 
   void Reject(absl::Span<const uint8_t> private_data) override {
@@ -138,6 +160,7 @@ absl::Status AcceptLoop::ListenOnIp(const Address& address) {
   if (rdma_listen(id, kBacklog) != 0) {
     return ErrnoToStatus(errno, absl::StrCat("listen on ", address.ToString()));
   }
+  if (address.host == "::") WarnOfIwarp();
   address_ = address;
   address_.port = ntohs(rdma_get_src_port(id));
   return absl::OkStatus();

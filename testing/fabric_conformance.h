@@ -34,6 +34,10 @@ struct FabricUnderTest {
   bool whole_requests = true;
   // A peer may invalidate what Domain::Register() gave out; cards allow it for keys of other kinds.
   bool invalidates_regions = true;
+  // An end learns that the peer has broken the rules of the fabric, not only that it is gone.
+  bool tells_violations = true;
+  // Connecting ends that long after its time limit at the latest.
+  absl::Duration connect_bound = absl::Seconds(9);
   // Both ends are down within this after a disconnect in the middle of traffic.
   absl::Duration close_bound = absl::Seconds(10);
   // Requests wait at the sender while the peer's thread does nothing.
@@ -69,6 +73,10 @@ class FabricConformanceTest : public testing::TestWithParam<FabricUnderTest> {
   std::unique_ptr<FabricEnd> Connecting(std::unique_ptr<IncomingConnection>* incoming,
                                         absl::Duration timeout = kPatience);
 
+  // True for a peer's violation, and where the fabric cannot tell.
+  static bool ToldViolation(const absl::Status& why) {
+    return IsViolation(why) || !GetParam().tells_violations;
+  }
   // Both ends still do what they are for.
   static void ExpectToWork(FabricPair* pair);
 

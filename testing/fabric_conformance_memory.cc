@@ -60,7 +60,7 @@ TEST_P(FabricConformanceTest, WritesOutsideOfWhatWasGivenCloseTheConnection) {
       bad.spoil(&pair, &request);
       pair.client->Post(request);
       ASSERT_TRUE(pair.server->WaitUntilDown());
-      EXPECT_TRUE(IsViolation(pair.server->why())) << pair.server->why();
+      EXPECT_TRUE(ToldViolation(pair.server->why())) << pair.server->why();
       ASSERT_TRUE(pair.client->WaitUntilDown());
       EXPECT_FALSE(IsViolation(pair.client->why())) << pair.client->why();
       EXPECT_EQ(pair.server->message_count(), 0u);
@@ -96,7 +96,7 @@ TEST_P(FabricConformanceTest, KeysAreWorthNothingOnAnotherPath) {
   other.client->Post(
       other.client->WriteRequest(Opcode::kWrite, 0, 100, one.server->window_region(), 0));
   ASSERT_TRUE(other.server->WaitUntilDown());
-  EXPECT_TRUE(IsViolation(other.server->why())) << other.server->why();
+  EXPECT_TRUE(ToldViolation(other.server->why())) << other.server->why();
   ExpectToWork(&one);
 }
 
@@ -110,7 +110,7 @@ TEST_P(FabricConformanceTest, KeysAreWorthNothingAfterReconnecting) {
   EXPECT_NE(second.server->window_region().remote_key, old.remote_key);
   second.client->Post(second.client->WriteRequest(Opcode::kWrite, 0, 100, old, 0));
   ASSERT_TRUE(second.server->WaitUntilDown());
-  EXPECT_TRUE(IsViolation(second.server->why())) << second.server->why();
+  EXPECT_TRUE(ToldViolation(second.server->why())) << second.server->why();
 }
 
 // The connections of a path reach the same memory, each from its own thread.
@@ -136,7 +136,7 @@ TEST_P(FabricConformanceTest, ConnectionsOfAPathShareItsMemory) {
   // One that breaks leaves the other as it is.
   client.Post(client.WriteRequest(Opcode::kWrite, 0, 100, {}, 0));
   ASSERT_TRUE(server.WaitUntilDown());
-  EXPECT_TRUE(IsViolation(server.why())) << server.why();
+  EXPECT_TRUE(ToldViolation(server.why())) << server.why();
   ExpectToWork(&first);
 }
 

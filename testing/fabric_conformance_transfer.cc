@@ -256,7 +256,7 @@ TEST_P(FabricConformanceTest, ReceiveIsNotPostedAgain) {
   });
   ASSERT_TRUE(pair.server->WaitUntilDown());
   EXPECT_EQ(pair.server->message_count(), 2u);
-  EXPECT_TRUE(IsViolation(pair.server->why())) << pair.server->why();
+  EXPECT_TRUE(ToldViolation(pair.server->why())) << pair.server->why();
 }
 
 TEST_P(FabricConformanceTest, MessageMustFitItsReceive) {
@@ -265,7 +265,7 @@ TEST_P(FabricConformanceTest, MessageMustFitItsReceive) {
   ASSERT_TRUE(pair.server->WaitForMessages(1));
   pair.client->Post(pair.client->Request(Opcode::kSend, 0, 101));
   ASSERT_TRUE(pair.server->WaitUntilDown());
-  EXPECT_TRUE(IsViolation(pair.server->why())) << pair.server->why();
+  EXPECT_TRUE(ToldViolation(pair.server->why())) << pair.server->why();
   EXPECT_EQ(pair.server->message_count(), 1u);
   ASSERT_TRUE(pair.client->WaitUntilDown());
   EXPECT_FALSE(IsViolation(pair.client->why())) << pair.client->why();

@@ -8,13 +8,20 @@
 #include "absl/time/clock.h"
 #include "common/status.h"
 #include "gtest/gtest.h"
+#include "rtrs/features.h"
 
 namespace rnbd::rtrs {
 
 std::vector<uint8_t> PrivateData(absl::string_view text) {
   std::vector<uint8_t> data(text.begin(), text.end());
   data.resize(kPrivateDataBytes);
-  return data;
+  return WithFeatures(std::move(data));
+}
+
+std::vector<uint8_t> WithFeatures(std::vector<uint8_t> private_data) {
+  const Extension ours = Extension::Ours();
+  std::memcpy(private_data.data() + kExtensionOffset, &ours, sizeof(ours));
+  return private_data;
 }
 
 std::vector<uint8_t> Pattern(size_t bytes, uint64_t seed) {

@@ -25,8 +25,10 @@ namespace rnbd::rtrs {
 // The bound of every wait for something that must happen.
 inline constexpr absl::Duration kPatience = absl::Seconds(20);
 
-// kPrivateDataBytes that begin with `text`.
+// kPrivateDataBytes that begin with `text` and say our features, which some fabrics insist on.
 std::vector<uint8_t> PrivateData(absl::string_view text);
+// The same private data with our features in it.
+std::vector<uint8_t> WithFeatures(std::vector<uint8_t> private_data);
 
 // Reproducible bytes that differ from place to place.
 std::vector<uint8_t> Pattern(size_t bytes, uint64_t seed);

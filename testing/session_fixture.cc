@@ -44,7 +44,7 @@ std::vector<SessionFabric> SessionFabrics() {
   const SessionFabric unix_sockets = {"Unix", CreateStreamFabric, AddressOnUnix};
   const SessionFabric tcp = {"Tcp", CreateStreamFabric, AddressOnTcp};
   std::vector<SessionFabric> fabrics = {unix_sockets, tcp};
-  // Hosts with RDMA devices say where they are; see testing/guest/with_rxe.sh.
+  // Hosts with RDMA devices say where they are; see testing/guest/with_rdma.sh.
   if (std::getenv("RNBD_RDMA") != nullptr) {
     fabrics = {{"Verbs", CreateVerbsFabric, AddressOnRdma, /*carries_reason=*/false,
                 /*invalidates_regions=*/false}};

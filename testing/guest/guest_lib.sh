@@ -8,6 +8,7 @@
 #                               When soft RoCE has to send again, for a lost or reordered packet or for half
 #                               a second without a processor, connections of the kernel's RTRS may end or hang:
 #                               "mr->lkey not free" in dmesg. How often it had to is logged in the end
+#   start_siw [NETDEV [ADDRESS/BITS]]   the same with soft iWARP, which the kernel's RTRS cannot use
 #   load_kernel_server [PARAMETER=VALUE...]   the kernel's server: parameters of rtrs_server, rnbd_server
 #   load_kernel_client          the kernel's client
 #   map_device SESSION DEVICE_PATH SERVER_ADDRESS [OPTION...]   the kernel's client maps a device; OPTION
@@ -31,8 +32,17 @@ readonly PEER_ADDRESS=192.168.100.$((3 - ${GUEST:-1}))
 mapped=
 
 start_rxe() {
-  local netdev=${1:-dummy0} address=${2:-}
-  modprobe -a rdma_rxe rdma_ucm
+  modprobe rdma_rxe
+  _start_soft_device rxe "$@"
+  on_exit _log_retries "rxe_${1:-dummy0}"
+}
+start_siw() {
+  modprobe siw
+  _start_soft_device siw "$@"
+}
+_start_soft_device() {
+  local type=$1 netdev=${2:-dummy0} address=${3:-}
+  modprobe rdma_ucm
   if [[ $netdev == dummy0 && ! -e /sys/class/net/dummy0 ]]; then
     modprobe dummy numdummies=0
     ip link add dummy0 type dummy
@@ -41,9 +51,8 @@ start_rxe() {
   [[ -z $address ]] || ip address add "$address" dev "$netdev"
   # Room for RoCE's largest MTU, 4096: a fourth of the packets, which are what an emulated processor is slow at.
   ip link set "$netdev" mtu 9000 up
-  rdma link add "rxe_$netdev" type rxe netdev "$netdev"
-  wait_until 10 _is_active "rxe_$netdev"
-  on_exit _log_retries "rxe_$netdev"
+  rdma link add "${type}_$netdev" type "$type" netdev "$netdev"
+  wait_until 10 _is_active "${type}_$netdev"
 }
 _is_active() { grep -q ACTIVE "/sys/class/infiniband/$1/ports/1/state"; }
 _log_retries() {

@@ -1,10 +1,15 @@
 #!/bin/bash
 # In a guest: our client with the kernel's server, whatever that one is set to, and with our own over RDMA.
+#
+# Usage: own_client_test.sh rxe|siw   over soft iWARP with our own server only: the kernel's cannot use it
 
 source testing/shell_test.sh
 source testing/guest/guest_lib.sh
 
-start_rxe
+readonly DRIVER=$1
+LISTEN=0.0.0.0
+[[ $DRIVER == siw ]] || LISTEN="[::]"
+"start_$DRIVER"
 modprobe -a brd loop fuse ext4
 modprobe -r brd
 modprobe brd rd_nr=1 rd_size=65536
@@ -61,25 +66,31 @@ use_file_system() {
   loop=
 }
 
-for settings in "always_invalidate=Y sess_queue_depth=512 max_chunk_size=131072" \
-  "always_invalidate=N sess_queue_depth=512 max_chunk_size=131072" \
-  "always_invalidate=Y sess_queue_depth=16 max_chunk_size=65536" \
-  "always_invalidate=N sess_queue_depth=16 max_chunk_size=65536"; do
-  case_start "kernel server, $settings"
+use_kernel_server() {
   # shellcheck disable=SC2086  # Several parameters.
-  load_kernel_server $settings
+  load_kernel_server $1
   start_client dev/ram0
   use_disk
-  [[ $settings != *N*512* ]] || use_file_system
+  [[ $1 != *N*512* ]] || use_file_system
   stop_daemon client 10
   wait_until 20 modprobe -r rnbd_server
   wait_until 20 modprobe -r rtrs_server
+}
+
+kernel_settings=("always_invalidate=Y sess_queue_depth=512 max_chunk_size=131072"
+  "always_invalidate=N sess_queue_depth=512 max_chunk_size=131072"
+  "always_invalidate=Y sess_queue_depth=16 max_chunk_size=65536"
+  "always_invalidate=N sess_queue_depth=16 max_chunk_size=65536")
+[[ $DRIVER == rxe ]] || kernel_settings=()
+for settings in "${kernel_settings[@]}"; do
+  case_start "kernel server, $settings"
+  use_kernel_server "$settings"
   case_end
 done
 
 case_start "our server, requests of 1 MiB"
 cat >"$TEST_DIR/server.yaml" <<YAML
-listen: [{rdma: "[::]:1234", required: true}]
+listen: [{rdma: "$LISTEN:1234", required: true}]
 sessions: [{name: "*", dev_search_path: /dev, devices: [ram0]}]
 YAML
 start_daemon server rnbd-server --config "$TEST_DIR/server.yaml"
@@ -99,6 +110,14 @@ timeout 40 rnbd-fuse "$TEST_DIR/other" --config "$TEST_DIR/other.yaml" >"$TEST_D
 ((status == 1)) || fail "status $status: $(cat "$TEST_DIR/output")"
 grep -q "Permission denied" "$TEST_DIR/output" || fail "$(cat "$TEST_DIR/output")"
 case_end
+
+if [[ $DRIVER == siw ]]; then
+  case_start "the kernel's client is refused in words"
+  load_kernel_client
+  ! map_device kernel ram0 192.168.77.1 || fail "the kernel's client has mapped a device over iWARP"
+  grep -q "cannot do without immediates" "$TEST_DIR/server.log" || fail "the server did not say why"
+  case_end
+fi
 stop_daemon client 10
 stop_daemon server
 
