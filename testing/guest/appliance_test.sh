@@ -1,6 +1,6 @@
 #!/bin/bash
 # The appliance, booted as README says, with our own client on this machine: by a configuration on a disk, by
-# default, and when it cannot go on. Skipped where the appliance cannot be built.
+# default, and when it cannot go on; and the kernel's client, in a guest. Skipped where the appliance cannot be built.
 
 source testing/shell_test.sh
 in_private_mounts "$@"
@@ -39,11 +39,11 @@ boot() {
   port=$(free_port)
   rm -f "$sockets/monitor"
   start_daemon appliance server/appliance/boot --image "$image" --accel tcg,thread=multi --memory 1024 \
-    --timeout 200 --monitor "$sockets/monitor" --forward "$port" "$@"
+    --timeout 700 --monitor "$sockets/monitor" --forward "$port" "$@"
 }
 
 says() { grep -qF -- "$1" "$console"; }
-await_console() { wait_until "${2:-120}" says "$1"; }
+await_console() { wait_until "${2:-240}" says "$1"; }
 
 # What a person would type in QEMU's monitor.
 type_in_monitor() {
@@ -66,7 +66,7 @@ PYTHON
 # Waits until the appliance has ended by itself, in order.
 await_end() {
   local status=0
-  wait_until 60 _is_gone "${daemon[appliance]}"
+  wait_until 120 _is_gone "${daemon[appliance]}"
   wait "${daemon[appliance]}" || status=$?
   unset "daemon[appliance]"
   ((status == 0)) || fail "QEMU ended with status $status"
@@ -132,9 +132,16 @@ has_data one.img
 case_end
 
 case_start "by default, every disk; the client still there when Ctrl-Alt-Del is pressed"
-boot --disk "$disks/one.img" --disk "$disks/two.img"
+boot --disk "$disks/one.img" --disk "$disks/two.img" \
+  --append "rnbd.address=192.168.100.2/24@eth1 rnbd.mtu=9000" -- -device virtio-net-pci,netdev=link,romfile= \
+  -netdev "dgram,id=link,local.type=unix,local.path=$sockets/2,remote.type=unix,remote.path=$sockets/1"
 await_console "rnbd-server is ready"
 says "by default, everybody may have every disk" || fail "the console does not say what is served"
+# Where there is no guest, the rest can be tried all the same.
+status=0
+run_bounded 420 testing/guest/run_guest --timeout 200 --link "$sockets/1:$sockets/2" \
+  testing/guest/kernel_client_of_appliance.sh 192.168.100.2 two.img || status=$?
+((status == 0 || status == 77)) || fail "status $status from the kernel's client over RDMA"
 map one.img two.img
 has_data one.img
 write_and_read two.img
@@ -158,6 +165,7 @@ case_start "a disk for the configuration without one"
 mkdir "$TEST_DIR/empty"
 run_bounded 20 mkfs.ext4 -q -L RNBD-CONFIG -d "$TEST_DIR/empty" "$disks/empty.img" 4M
 boot --disk "$disks/empty.img" --disk "$disks/one.img"
+await_console "appliance: restart in"
 await_end "appliance: restart in 10 s: the file system RNBD-CONFIG on vda has no server.yaml"
 ! says "rnbd-server is ready" || fail "disks were served all the same"
 case_end
