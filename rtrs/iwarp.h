@@ -16,8 +16,8 @@
 namespace rnbd::rtrs {
 
 struct IwarpHeader {
-  Le16 opcode = 0;  // of the request, as in Opcode; never kWrite
-  uint8_t reserved[2] = {};
+  uint8_t opcode = 0;  // of the request, as in Opcode; never kWrite
+  uint8_t reserved[3] = {};
   Le32 value = 0;  // the immediate, or the key to invalidate
 };
 static_assert(WireMessage<IwarpHeader> && sizeof(IwarpHeader) == 8);
@@ -25,7 +25,7 @@ static_assert(WireMessage<IwarpHeader> && sizeof(IwarpHeader) == 8);
 // The header of a request that is not kWrite.
 inline IwarpHeader MakeIwarpHeader(const WorkRequest& request) {
   IwarpHeader header;
-  header.opcode = static_cast<uint16_t>(request.opcode);
+  header.opcode = static_cast<uint8_t>(request.opcode);
   header.value = request.opcode == Opcode::kSendWithInvalidate ? request.key : request.immediate;
   return header;
 }
@@ -37,7 +37,7 @@ inline absl::optional<Receipt> ReadIwarpMessage(absl::Span<const uint8_t> messag
   if (!CopyMessage(message, 0, &header)) return absl::nullopt;
   Receipt receipt;
   receipt.data = message.subspan(sizeof(header));
-  switch (static_cast<Opcode>(uint16_t{header.opcode})) {
+  switch (static_cast<Opcode>(header.opcode)) {
     case Opcode::kSend:
       return receipt;
     case Opcode::kWriteWithImmediate:

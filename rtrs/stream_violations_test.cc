@@ -180,7 +180,8 @@ TEST_F(StreamHelloTest, OtherVersionsAreToldOurs) {
   hello.version = kHelloVersion + 1;
   RawStreamPeer peer = RawStreamPeer::ConnectTo(acceptor_.address());
   EXPECT_TRUE(peer.Send(SealedHello(hello)));
-  EXPECT_THAT(peer.ReceiveAll(), ElementsAreArray(HelloBytes(HelloKind::kReject)));
+  const Hello rejection = MakeHello(HelloKind::kReject, 0, {});
+  EXPECT_THAT(peer.ReceiveAll(), ElementsAreArray(MessageBytes(rejection)));
   EXPECT_EQ(counters().violations, 1u);
 }
 
@@ -267,6 +268,7 @@ TEST_F(StreamHelloTest, RunningOutOfFilesHoldsUpNewPeersOnly) {
   rlimit before;
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
   // Numbers are given out from the lowest on.
+  EXPECT_EQ(counters().failures, 0u);
   const UniqueFd lowest(dup(0));
   rlimit none = before;
   none.rlim_cur = lowest.get();

@@ -11,6 +11,7 @@
 
 #include "common/crc32c.h"
 #include "common/wire.h"
+#include "testing/fabric_harness.h"
 #include "gtest/gtest.h"
 #include "rtrs/stream_socket.h"
 
@@ -22,8 +23,7 @@ Bytes operator+(Bytes first, const Bytes& second) {
 }
 
 Bytes HelloBytes(HelloKind kind, uint32_t features, absl::string_view private_data) {
-  Bytes data(private_data.begin(), private_data.end());
-  const Hello hello = MakeHello(kind, features, data);
+  const Hello hello = MakeHello(kind, features, PrivateData(private_data));
   const absl::Span<const uint8_t> bytes = MessageBytes(hello);
   return Bytes(bytes.begin(), bytes.end());
 }

@@ -4,7 +4,7 @@
 //
 // Each function defined here takes the place of the one in Abseil's shared library, for calls from
 // the program and from the libraries alike (symbol interposition), annotates the order, and calls
-// the one it hides. Unlike suppressions this hides no race that is real. The variants WithTimeout
+// the one it hides. Unlike suppressions, of which there is one, this hides no race that is real. The variants WithTimeout
 // need nothing: they call those WithDeadline. Linked into every binary by --config=tsan.
 
 #include <dlfcn.h>
@@ -24,6 +24,9 @@
 #if !defined(ABSL_LTS_RELEASE_VERSION) || ABSL_LTS_RELEASE_VERSION > 20220623
 #error "This file knows the functions that Abseil 20220623 exports; later versions have others."
 #endif
+
+// Its table of errno's texts is made once, behind a flag that is no lock.
+extern "C" const char* __tsan_default_suppressions() { return "race:base_internal::StrError\n"; }
 
 namespace {
 
