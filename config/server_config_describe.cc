@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -106,10 +107,13 @@ std::string DescribeLimits(const ServerConfig& config) {
 
 std::vector<std::string> NotInForce(const ServerConfig& config) {
   std::vector<std::string> sentences;
-  if (config.always_invalidate) {
+  const bool sockets = std::any_of(
+      config.listen.begin(), config.listen.end(),
+      [](const ListenConfig& l) { return l.address.scheme != rtrs::AddressScheme::kIp; });
+  if (config.always_invalidate && sockets) {
     sentences.push_back(
-        "always_invalidate: yes is not in force: a chunk's key stays the same while its path is "
-        "up");
+        "always_invalidate: yes is not in force over TCP and Unix sockets: a chunk's key stays the "
+        "same while its path is up");
   }
   if (!config.admin_socket.empty()) {
     sentences.push_back(absl::StrCat("admin_socket: ", config.admin_socket,

@@ -557,13 +557,16 @@ TEST(DescribeServer, SaysWhetherItNeedsRdma) {
 
 TEST(ServerNotInForce, IsEmptyWhereTheServerDoesWhatIsAsked) {
   EXPECT_THAT(NotInForce(Parsed(WithLines("always_invalidate: no\n"))), IsEmpty());
+  EXPECT_THAT(NotInForce(Parsed("listen: [{rdma: \"[::]\"}]\nalways_invalidate: yes\n"
+                                "sessions: [{name: x, dev_search_path: /srv}]\n")),
+              IsEmpty());
 }
 
 TEST(ServerNotInForce, NamesEachKey) {
   EXPECT_THAT(NotInForce(Parsed(WithLines("always_invalidate: yes\n"
                                           "admin_socket: /run/a.sock\n"
                                           "metrics: 127.0.0.1\n"))),
-              ElementsAre(StartsWith("always_invalidate: yes is not in force: "),
+              ElementsAre(StartsWith("always_invalidate: yes is not in force over TCP and Unix "),
                           StartsWith("admin_socket: /run/a.sock is not in force: "),
                           StartsWith("metrics: tcp:127.0.0.1:9717 is not in force: ")));
 }

@@ -13,6 +13,10 @@ constexpr absl::string_view kGivenByPeerUrl = "rnbd/given-by-peer";
 
 }  // namespace
 
+absl::StatusOr<Region> Domain::RegisterWindows(absl::Span<uint8_t>, uint32_t) {
+  return ErrnoToStatus(EOPNOTSUPP, "this fabric has no memory windows");
+}
+
 bool IsViolation(const absl::Status& why) {
   return StatusToErrno(why) == EPROTO && !why.GetPayload(kGivenByPeerUrl).has_value();
 }

@@ -49,6 +49,13 @@ class Domain {
   // Registers memory, which must outlive the domain. With `remote_write` the peer may write to all
   // of it at any time from now on. Errors say which limit was hit and how to raise it.
   virtual absl::StatusOr<Region> Register(absl::Span<uint8_t> memory, bool remote_write) = 0;
+
+  // Windows: pieces of memory that the peer can write to only while they are open, each time with
+  // another key. False where the fabric does not know them, EOPNOTSUPP where the device lacks them.
+  virtual absl::StatusOr<bool> HasWindows() { return false; }
+  // Registers memory that consists of windows of `window_bytes` each, numbered from 0 on and
+  // closed. Once, and only where there are windows. The region's remote key is of no use.
+  virtual absl::StatusOr<Region> RegisterWindows(absl::Span<uint8_t> memory, uint32_t window_bytes);
 };
 
 // A piece of registered memory that a work request sends.
@@ -104,6 +111,10 @@ class ConnectionHandler {
   // A signalled request, and all before it, were handed to the network; their memory is free.
   virtual void OnSent(uint64_t id) = 0;
 
+  // A window that this connection was to close is closed: the peer's writes do not reach it any
+  // more. In the order of CloseWindow().
+  virtual void OnWindowClosed(uint32_t) {}
+
   // The last callback, exactly once after Connect() or Accept(), also when connecting failed: the
   // connection is down and no longer touches any memory but its own. It may be destroyed from now
   // on, though not within this call.
@@ -129,6 +140,7 @@ absl::Status GivenByPeer(absl::Status why);
 struct ConnectionLimits {
   uint32_t send_requests = 0;  // posted and not yet handed to the network
   uint32_t receives = 0;       // posted and not yet used up
+  uint32_t windows = 0;        // of the domain, each of which is opened and closed in turn
 };
 
 // One reliable, ordered connection: a queue pair.
@@ -155,6 +167,13 @@ class Connection {
   // Queues a request; the requests of one turn of the ring go out together at its end, in order.
   // Does nothing once the connection is closing.
   virtual void Post(const WorkRequest& request) = 0;
+
+  // Opens a window of the connection's domain: its key is in force before anything that is posted
+  // later. Nothing is opened, and the key is 0, once the connection is closing. Windows belong to
+  // one thread at a time, which may pass them on.
+  virtual uint32_t OpenWindow(uint32_t) { return 0; }
+  // Closes it, and reports OnWindowClosed().
+  virtual void CloseWindow(uint32_t) {}
 
   // Starts to close: what was posted before may or may not reach the peer, the reason does where
   // the fabric can carry it. Callable repeatedly; the first reason counts. A connection that is

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
@@ -32,16 +33,17 @@ ServerConnection::ServerConnection(uint16_t cid, Ring* ring, size_t worker,
       path_(path),
       parked_timer_(ring, [this] { RetryParked(); }) {}
 
-ConnectionLimits ServerConnection::Limits(uint16_t cid, uint32_t queue_depth) {
+ConnectionLimits ServerConnection::Limits(uint16_t cid, uint32_t queue_depth, bool windows) {
   const uint32_t receives =
       cid == 0 ? 1 + std::max(kServiceConnectionDepth, queue_depth) : queue_depth + 1;
   return {.send_requests = kWorkRequestsPerResponse * queue_depth + kExtraRequests,
-          .receives = receives};
+          .receives = receives,
+          .windows = windows ? queue_depth : 0};
 }
 
 void ServerConnection::Prepare(std::unique_ptr<Connection> connection, uint32_t queue_depth) {
   connection_ = std::move(connection);
-  uint32_t receives = Limits(cid_, queue_depth).receives;
+  uint32_t receives = Limits(cid_, queue_depth, /*windows=*/false).receives;
   if (cid_ == 0) {
     connection_->PostReceive(absl::MakeSpan(info_request_), 1);
     --receives;
@@ -100,7 +102,7 @@ void ServerConnection::TakeRequest(uint32_t immediate) {
   }
   uintptr_t user;
   if (Acquire(chunks->request(place->buf_id), &user)) {
-    Begin(*place, /*may_be_spoiled=*/false);
+    Start(*place, /*may_be_spoiled=*/false);
   } else {
     Park(*place, user);
   }
@@ -113,6 +115,35 @@ bool ServerConnection::Acquire(ServerRequest* request, uintptr_t* user) {
   const uintptr_t ours = reinterpret_cast<uintptr_t>(path_) | ServerRequest::kFills;
   return request->user_.compare_exchange_strong(*user, ours, std::memory_order_acquire,
                                                 std::memory_order_relaxed);
+}
+
+// The chunk is ours; with windows, the client must not reach it before we look.
+void ServerConnection::Start(const RequestImmediate& place, bool may_be_spoiled) {
+  if (!path_->has_windows()) {
+    Begin(place, may_be_spoiled);
+    return;
+  }
+  ServerRequest* request = path_->chunks.load(std::memory_order_relaxed)->request(place.buf_id);
+  request->arrived_ = place;
+  request->may_be_spoiled_ = may_be_spoiled;
+  request->next_closing_ = nullptr;
+  (first_closing_ == nullptr ? first_closing_ : last_closing_->next_closing_) = request;
+  last_closing_ = request;
+  connection_->CloseWindow(place.buf_id);
+}
+
+void ServerConnection::OnWindowClosed(uint32_t) {
+  ServerRequest* request = first_closing_;
+  first_closing_ = request->next_closing_;
+  Begin(request->arrived_, request->may_be_spoiled_);
+}
+
+// Nobody will say that these are closed.
+void ServerConnection::DropClosing() {
+  while (first_closing_ != nullptr) {
+    ServerRequest* request = std::exchange(first_closing_, first_closing_->next_closing_);
+    request->user_.store(0, std::memory_order_release);
+  }
 }
 
 // The chunk is ours.
@@ -168,7 +199,7 @@ void ServerConnection::RetryParked() {
     if (closing_) return;
     uintptr_t user;
     if (Acquire(chunks->request(parked.place.buf_id), &user)) {
-      Begin(parked.place, parked.may_be_spoiled);
+      Start(parked.place, parked.may_be_spoiled);
     } else {
       parked.may_be_spoiled |= (user & ServerRequest::kFills) != 0;
       parked_.push_back(parked);
@@ -192,6 +223,10 @@ void ServerConnection::Respond(ServerRequest* request, int error) {
   const Request answered = request->request_;
   const uint32_t chunk = request->chunk_;
   const uint8_t* data = request->data_;
+  if (path_->has_windows() && !lost_) {
+    path_->next_keys[chunk] =
+        MakeRkeyResponse(static_cast<uint16_t>(chunk), connection_->OpenWindow(chunk));
+  }
   // The client may use the chunk again as soon as it has the answer, over any connection.
   request->user_.store(0, std::memory_order_release);
   if (!lost_) SendAnswer(answered, chunk, data, error);
@@ -199,7 +234,7 @@ void ServerConnection::Respond(ServerRequest* request, int error) {
   if (lost_ && active_ == 0) owner_->OnConnectionQuiet(this);
 }
 
-// Section 3.7, for chunks whose keys do not change.
+// Section 3.7.
 void ServerConnection::SendAnswer(const Request& request, uint32_t chunk, const uint8_t* data,
                                   int error) {
   ServerChunks* chunks = path_->chunks.load(std::memory_order_relaxed);
@@ -221,7 +256,28 @@ void ServerConnection::SendAnswer(const Request& request, uint32_t chunk, const 
   WorkRequest last;
   last.opcode = Opcode::kWriteWithImmediate;
   last.immediate = chunks->codec().EncodeResponse(chunk, error, request.need_invalidate);
+  if (path_->has_windows()) {
+    last.opcode = Opcode::kSendWithImmediate;
+    last.span_count = 1;
+    last.spans[0] = {reinterpret_cast<const uint8_t*>(&path_->next_keys[chunk]),
+                     sizeof(RkeyResponse), path_->next_keys_key};
+  }
   connection_->Post(last);
+}
+
+void ServerConnection::SendWindows(uint64_t address, absl::Span<uint8_t> message,
+                                   uint32_t local_key) {
+  ServerChunks* chunks = path_->chunks.load(std::memory_order_relaxed);
+  const uint32_t bytes = chunks->geometry().chunk_size();
+  std::vector<Descriptor> descriptors(chunks->geometry().queue_depth);
+  for (uint32_t chunk = 0; chunk < descriptors.size(); ++chunk) {
+    descriptors[chunk].addr = address + uint64_t{chunk} * bytes;
+    descriptors[chunk].rkey = connection_->OpenWindow(chunk);
+    descriptors[chunk].len = bytes;
+  }
+  const std::vector<uint8_t> response = MakeInfoResponse(descriptors);
+  std::copy(response.begin(), response.end(), message.begin());
+  SendInfoResponse(message, local_key);
 }
 
 void ServerConnection::SendInfoResponse(absl::Span<const uint8_t> message, uint32_t local_key) {
@@ -244,6 +300,7 @@ void ServerConnection::OnDisconnected(const absl::Status& why, absl::Span<const 
   closing_ = true;
   lost_ = true;
   DropParked();
+  DropClosing();
   owner_->OnConnectionLost(this, why);
   if (active_ == 0) owner_->OnConnectionQuiet(this);
 }

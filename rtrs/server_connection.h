@@ -28,8 +28,13 @@ struct ServerPathState {
   std::atomic<ServerChunks*> chunks{nullptr};
   // Set whenever something arrives, for the path's heartbeat.
   std::atomic<bool> heard{false};
-  // Region::local_key of the chunks; constant once `chunks` is set.
+  // The rest is constant once `chunks` is set. Region::local_key of the chunks:
   uint32_t chunks_key = 0;
+  // With always_invalidate each chunk is a window, open while no request is in it, and each answer
+  // brings the next key. One message for each chunk, and the Region::local_key of them; else empty.
+  absl::Span<RkeyResponse> next_keys;
+  uint32_t next_keys_key = 0;
+  bool has_windows() const { return !next_keys.empty(); }
 };
 
 // The path of a connection. All calls come on the connection's thread.
@@ -59,7 +64,7 @@ class ServerConnection final : public ConnectionHandler {
 
   // How much the fabric's connection must hold: all responses at once, and what else is said on the
   // path.
-  static ConnectionLimits Limits(uint16_t cid, uint32_t queue_depth);
+  static ConnectionLimits Limits(uint16_t cid, uint32_t queue_depth, bool windows);
 
   uint16_t cid() const { return cid_; }
   Ring* ring() const { return ring_; }
@@ -72,6 +77,9 @@ class ServerConnection final : public ConnectionHandler {
 
   // `message` stays in place until the connection is quiet.
   void SendInfoResponse(absl::Span<const uint8_t> message, uint32_t local_key);
+  // Opens all windows, the first of which has this address, and sends their keys. `message` has
+  // room for an INFO_RSP with a descriptor for each chunk.
+  void SendWindows(uint64_t address, absl::Span<uint8_t> message, uint32_t local_key);
   // HB_MSG or HB_ACK: a write of nothing.
   void SendHeartbeat(uint32_t immediate);
   // The answer to a request that came over this connection.
@@ -80,6 +88,7 @@ class ServerConnection final : public ConnectionHandler {
   void OnEstablished(absl::Span<const uint8_t>) override {}
   void OnReceipt(const Receipt& receipt) override;
   void OnSent(uint64_t) override {}
+  void OnWindowClosed(uint32_t chunk) override;
   void OnDisconnected(const absl::Status& why, absl::Span<const uint8_t> private_data) override;
 
  private:
@@ -92,10 +101,12 @@ class ServerConnection final : public ConnectionHandler {
   void TakeMessage(const Receipt& receipt);
   void TakeRequest(uint32_t immediate);
   bool Acquire(ServerRequest* request, uintptr_t* user);
+  void Start(const RequestImmediate& place, bool may_be_spoiled);
   void Begin(const RequestImmediate& place, bool may_be_spoiled);
   void Park(const RequestImmediate& place, uintptr_t user);
   void RetryParked();
   void DropParked();
+  void DropClosing();
   void SendAnswer(const Request& request, uint32_t chunk, const uint8_t* data, int error);
   void Violation(absl::string_view what);
 
@@ -109,6 +120,9 @@ class ServerConnection final : public ConnectionHandler {
   uint32_t active_ = 0;  // requests being worked on
   bool closing_ = false;
   bool lost_ = false;
+  // Requests whose windows are being closed, in order.
+  ServerRequest* first_closing_ = nullptr;
+  ServerRequest* last_closing_ = nullptr;
   std::vector<Parked> parked_;
   Ring::Timer parked_timer_;
 };

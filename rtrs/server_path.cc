@@ -69,21 +69,24 @@ absl::Status ServerPath::AddConnection(const ConnectRequest& request,
   RETURN_IF_ERROR(MayAdd(request));
   if (domain_ == nullptr) {
     ASSIGN_OR_RETURN(domain_, incoming->CreateDomain());
+    if (settings_.always_invalidate) {
+      ASSIGN_OR_RETURN(windows_, domain_->HasWindows());
+    }
   }
   const size_t worker = (first_worker_ + request.cid) % workers_.size();
   ServerConnectionOwner* owner = this;
   auto connection =
       std::make_unique<ServerConnection>(request.cid, workers_[worker], worker, owner, &shared_);
-  ASSIGN_OR_RETURN(
-      auto fabric_connection,
-      incoming->CreateConnection(workers_[worker], domain_.get(),
-                                 ServerConnection::Limits(request.cid, geometry_.queue_depth),
-                                 connection.get()));
+  ASSIGN_OR_RETURN(auto fabric_connection,
+                   incoming->CreateConnection(
+                       workers_[worker], domain_.get(),
+                       ServerConnection::Limits(request.cid, geometry_.queue_depth, windows_),
+                       connection.get()));
   connection->Prepare(std::move(fabric_connection), geometry_.queue_depth);
   ++connections_seen_;
   ++connections_open_;
   connections_[request.cid] = std::move(connection);
-  ConnectResponse response = MakeConnectResponse(geometry_, /*new_rkey=*/false);
+  ConnectResponse response = MakeConnectResponse(geometry_, windows_);
   if (request.features() != 0) response.extension = Extension::Ours();
   workers_[worker]->Post(
       [connection = connections_[request.cid].get(), response] { connection->Accept(response); });
@@ -123,13 +126,19 @@ absl::Status ServerPath::AnswerInfoRequest(const InfoRequest& message) {
   }
   ASSIGN_OR_RETURN(std::string name, ParseInfoRequest(MessageBytes(message)));
   ASSIGN_OR_RETURN(ServerChunks * chunks, owner_->OnInfo(this, name));
-  ASSIGN_OR_RETURN(Region region, domain_->Register(chunks->memory(), /*remote_write=*/true));
+  const SessionGeometry& geometry = chunks->geometry();
+  absl::StatusOr<Region> region =
+      windows_ ? domain_->RegisterWindows(chunks->memory(), geometry.chunk_size())
+               : domain_->Register(chunks->memory(), /*remote_write=*/true);
+  RETURN_IF_ERROR(region.status());
+  if (windows_) RETURN_IF_ERROR(CreateNextKeys(geometry.queue_depth));
 
   Descriptor descriptor;
-  descriptor.addr = region.address;
-  descriptor.rkey = region.remote_key;
+  descriptor.addr = region->address;
+  descriptor.rkey = region->remote_key;
   descriptor.len = static_cast<uint32_t>(chunks->memory().size());
   std::vector<uint8_t> response = MakeInfoResponse({descriptor});
+  if (windows_) response.resize(InfoResponseSize(geometry.queue_depth));
   ASSIGN_OR_RETURN(info_response_, UniqueMapping::Anonymous(response.size()));
   std::memcpy(info_response_.data(), response.data(), response.size());
   absl::Span<uint8_t> sent = info_response_.span();
@@ -137,7 +146,7 @@ absl::Status ServerPath::AnswerInfoRequest(const InfoRequest& message) {
 
   Enter(State::kConnected);
   establishment_timer_.Cancel();
-  shared_.chunks_key = region.local_key;
+  shared_.chunks_key = region->local_key;
   // The client sends nothing before it has the response, so every connection sees the chunks before
   // their first request.
   shared_.chunks.store(chunks, std::memory_order_release);
@@ -146,7 +155,22 @@ absl::Status ServerPath::AnswerInfoRequest(const InfoRequest& message) {
   owner_->OnPathConnected(this);
   ServerConnection* service = connections_.front().get();
   service->ring()->Post(
-      [service, sent, key = sent_region.local_key] { service->SendInfoResponse(sent, key); });
+      [service, sent, key = sent_region.local_key, windows = windows_, address = region->address] {
+        if (windows) {
+          service->SendWindows(address, sent, key);
+        } else {
+          service->SendInfoResponse(sent, key);
+        }
+      });
+  return absl::OkStatus();
+}
+
+absl::Status ServerPath::CreateNextKeys(uint32_t count) {
+  ASSIGN_OR_RETURN(next_keys_, UniqueMapping::Anonymous(size_t{count} * sizeof(RkeyResponse)));
+  ASSIGN_OR_RETURN(Region region, domain_->Register(next_keys_.span(), /*remote_write=*/false));
+  shared_.next_keys =
+      absl::MakeSpan(reinterpret_cast<RkeyResponse*>(next_keys_.data()), size_t{count});
+  shared_.next_keys_key = region.local_key;
   return absl::OkStatus();
 }
 

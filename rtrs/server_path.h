@@ -45,6 +45,8 @@ struct ServerPathSettings {
   // From the first connection to INFO_REQ.
   absl::Duration establishment_timeout;
   HeartbeatSettings heartbeat;
+  // Over fabrics that have windows, a client can write to a chunk only while no request is in it.
+  bool always_invalidate = false;
 };
 
 // One path of a session on the server (protocol page, sections 2.4 to 2.8 and 6.3). Lives on the
@@ -88,6 +90,7 @@ class ServerPath final : private ServerConnectionOwner {
   absl::Status MayAdd(const ConnectRequest& request) const;
   void TakeInfoRequest(const InfoRequest& message);
   absl::Status AnswerInfoRequest(const InfoRequest& message);
+  absl::Status CreateNextKeys(uint32_t count);
   void OnEstablishmentTimer();
   void OnHeartbeatTimer();
   void Quiesce();
@@ -116,6 +119,8 @@ class ServerPath final : private ServerConnectionOwner {
   size_t connections_seen_ = 0;
   size_t connections_open_ = 0;
   UniqueMapping info_response_;
+  bool windows_ = false;
+  UniqueMapping next_keys_;
   Ring::Timer establishment_timer_;
   Ring::Timer heartbeat_timer_;
   Heartbeat heartbeat_;

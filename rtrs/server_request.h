@@ -9,6 +9,7 @@
 #include "absl/types/span.h"
 #include "common/direction.h"
 #include "common/ring.h"
+#include "rtrs/immediate.h"
 #include "rtrs/messages.h"
 
 namespace rnbd::rtrs {
@@ -57,6 +58,10 @@ class ServerRequest {
   size_t worker_ = 0;
   ServerConnection* connection_ = nullptr;
   Request request_;
+  // While the chunk's window is being closed: the request that arrived, and who is next.
+  RequestImmediate arrived_;
+  bool may_be_spoiled_ = false;
+  ServerRequest* next_closing_ = nullptr;
   std::array<uint8_t, kMaxUserMessage> user_storage_;
 };
 

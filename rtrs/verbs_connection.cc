@@ -25,6 +25,8 @@ constexpr uint32_t kBatch = 32;
 constexpr uint32_t kCompletionsPerTurn = 256;
 // The wr_id of receives; requests have numbers of 32 bits.
 constexpr uint64_t kReceiveId = ~uint64_t{0};
+// Among those of bindings, in front of the window's number.
+constexpr uint64_t kWindowId = uint64_t{1} << 32;
 
 ibv_wr_opcode WorkOpcode(Opcode opcode) {
   switch (opcode) {
@@ -249,6 +251,28 @@ void VerbsConnection::OnSendCompletion(const ibv_wc& completion) {
   if (why_.ok() && posted_ != tail_) ring_->AtTurnEnd(&flush_);
 }
 
+// The device takes a binding at once and in turn with the requests. Those that open are not
+// signalled: they have come about when a later one that closes has.
+uint32_t VerbsConnection::OpenWindow(uint32_t number) {
+  ibv_mw_bind binding = domain_->WindowBinding(number, /*open=*/true);
+  return Bind(number, &binding) ? domain_->window(number)->rkey : 0;
+}
+
+void VerbsConnection::CloseWindow(uint32_t number) {
+  ibv_mw_bind binding = domain_->WindowBinding(number, /*open=*/false);
+  binding.send_flags = IBV_SEND_SIGNALED;
+  Bind(number, &binding);
+}
+
+bool VerbsConnection::Bind(uint32_t window, ibv_mw_bind* binding) {
+  if (!why_.ok() || state_ != State::kEstablished) return false;
+  binding->wr_id = kWindowId | window;
+  const int error = ibv_bind_mw(id_->qp, domain_->window(window), binding);
+  if (error == 0) return true;
+  Part(ErrnoToStatus(std::abs(error), "bind a memory window"));
+  return false;
+}
+
 absl::Status VerbsConnection::PostReceives() {
   while (!unposted_.empty()) {
     ibv_recv_wr work[kBatch];
@@ -362,6 +386,8 @@ bool VerbsConnection::TakeCompletions() {
         OnFailedCompletion(completion);
       } else if ((completion.opcode & IBV_WC_RECV) != 0) {
         OnReceiveCompletion(completion);
+      } else if ((completion.wr_id & kWindowId) != 0) {
+        handler_->OnWindowClosed(static_cast<uint32_t>(completion.wr_id));
       } else {
         OnSendCompletion(completion);
       }

@@ -62,6 +62,8 @@ class VerbsConnection final : public Connection {
   void Accept(absl::Span<const uint8_t> private_data) override;
   void PostReceive(absl::Span<uint8_t> buffer, uint32_t count) override;
   void Post(const WorkRequest& request) override;
+  uint32_t OpenWindow(uint32_t number) override;
+  void CloseWindow(uint32_t number) override;
   void Disconnect(const absl::Status& reason) override;
 
  private:
@@ -117,6 +119,7 @@ class VerbsConnection final : public Connection {
   void AddHeader(uint32_t index, Work* work);
   void SignalInTurn(const WorkRequest& request, Work* work);
   void OnSendCompletion(const ibv_wc& completion);
+  bool Bind(uint32_t window, ibv_mw_bind* binding);
 
   // verbs_connection.cc: receiving
   absl::Status PostReceives();

@@ -59,20 +59,24 @@ absl::StatusOr<std::unique_ptr<VerbsDomain>> VerbsDomain::Create(const SocketAdd
 }
 
 absl::StatusOr<Region> VerbsDomain::Register(absl::Span<uint8_t> memory, bool remote_write) {
+  // iWARP devices take no other address than the memory's own; siw does not even say so.
+  return Add(memory, remote_write ? IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE : 0,
+             /*own_address=*/is_iwarp());
+}
+
+absl::StatusOr<Region> VerbsDomain::Add(absl::Span<uint8_t> memory, int access, bool own_address) {
   absl::MutexLock lock(&register_mutex_);
   const uint32_t index = count_.load(std::memory_order_relaxed);
   if (index == kMaxRegions) {
     return ErrnoToStatus(ENOSPC, absl::StrCat("register memory: all ", kMaxRegions,
                                               " regions of the path are used"));
   }
-  const int access = remote_write ? IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE : 0;
   Entry& entry = entries_[index];
-  // iWARP devices take no other address than the memory's own; siw does not even say so.
   entry.address = 0;
-  if (!is_iwarp()) {
+  if (!own_address) {
     entry.mr.reset(ibv_reg_mr_iova(pd_.get(), memory.data(), memory.size(), 0, access));
   }
-  if (is_iwarp() || (entry.mr == nullptr && errno != ENOMEM)) {
+  if (own_address || (entry.mr == nullptr && errno != ENOMEM)) {
     entry.address = reinterpret_cast<uintptr_t>(memory.data());
     entry.mr.reset(ibv_reg_mr(pd_.get(), memory.data(), memory.size(), access));
   }
@@ -82,6 +86,46 @@ absl::StatusOr<Region> VerbsDomain::Register(absl::Span<uint8_t> memory, bool re
   entry.key = entry.mr->lkey;
   count_.store(index + 1, std::memory_order_release);
   return Region{.address = entry.address, .local_key = entry.key, .remote_key = entry.mr->rkey};
+}
+
+absl::StatusOr<bool> VerbsDomain::HasWindows() {
+  if ((limits_.device_cap_flags & IBV_DEVICE_MEM_WINDOW) != 0) return true;
+  return ErrnoToStatus(EOPNOTSUPP, absl::StrCat("RDMA device ", device_name(),
+                                                " has no memory windows, which always_invalidate: "
+                                                "yes needs"));
+}
+
+// A window cannot lie in memory with addresses of its own choice.
+absl::StatusOr<Region> VerbsDomain::RegisterWindows(absl::Span<uint8_t> memory,
+                                                    uint32_t window_bytes) {
+  ASSIGN_OR_RETURN(Region region, Add(memory, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_MW_BIND,
+                                      /*own_address=*/true));
+  const size_t count = memory.size() / window_bytes;
+  windows_.reserve(count);
+  for (size_t i = 0; i < count; ++i) {
+    UniqueMw window(ibv_alloc_mw(pd_.get(), IBV_MW_TYPE_1));
+    if (window == nullptr) {
+      return ErrnoToStatus(
+          errno, absl::StrCat("allocate memory window ", i, " of ", count, " on RDMA device ",
+                              device_name(), " (lower queue_depth or set always_invalidate: no)"));
+    }
+    windows_.push_back(std::move(window));
+  }
+  windows_mr_ = entries_[count_.load(std::memory_order_acquire) - 1].mr.get();
+  windows_start_ = memory.data();
+  window_bytes_ = window_bytes;
+  return region;
+}
+
+ibv_mw_bind VerbsDomain::WindowBinding(uint32_t number, bool open) const {
+  ibv_mw_bind binding = {};
+  binding.bind_info.mr = windows_mr_;
+  if (!open) return binding;
+  binding.bind_info.addr =
+      reinterpret_cast<uintptr_t>(windows_start_) + uint64_t{number} * window_bytes_;
+  binding.bind_info.length = window_bytes_;
+  binding.bind_info.mw_access_flags = IBV_ACCESS_REMOTE_WRITE;
+  return binding;
 }
 
 absl::StatusOr<UniqueMr> VerbsDomain::RegisterStaging(absl::Span<uint8_t> memory) {

@@ -7,6 +7,8 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -31,6 +33,13 @@ class VerbsDomain final : public Domain {
                                                              AddressScheme scheme);
 
   absl::StatusOr<Region> Register(absl::Span<uint8_t> memory, bool remote_write) override;
+
+  absl::StatusOr<bool> HasWindows() override;
+  absl::StatusOr<Region> RegisterWindows(absl::Span<uint8_t> memory,
+                                         uint32_t window_bytes) override;
+  // What binds a window, to its piece of memory or to none.
+  ibv_mw* window(uint32_t number) const { return windows_[number].get(); }
+  ibv_mw_bind WindowBinding(uint32_t number, bool open) const;
 
   // Memory of a connection's own, that messages are received in. It does not count among the
   // regions.
@@ -62,6 +71,8 @@ class VerbsDomain final : public Domain {
   };
 
   VerbsDomain() = default;
+  absl::StatusOr<Region> Add(absl::Span<uint8_t> memory, int access, bool own_address);
+  std::string device_name() const { return ibv_get_device_name(id_->verbs->device); }
 
   SocketAddress source_;
   UniqueCmId id_;  // keeps the device open
@@ -72,6 +83,11 @@ class VerbsDomain final : public Domain {
   std::array<Entry, kMaxRegions> entries_;
   // Entries below are complete and do not change any more.
   std::atomic<uint32_t> count_{0};
+  // Windows of one region, which go before it. Complete before a peer can know of them.
+  std::vector<UniqueMw> windows_;
+  ibv_mr* windows_mr_ = nullptr;
+  const uint8_t* windows_start_ = nullptr;
+  uint32_t window_bytes_ = 0;
 };
 
 }  // namespace rnbd::rtrs

@@ -23,11 +23,17 @@ struct VerbsDeleter {
   }
 };
 
+// That one is inline, of which the name would differ from file to file.
+struct MwDeleter {
+  void operator()(ibv_mw* window) const { ibv_dealloc_mw(window); }
+};
+
 using UniqueEventChannel =
     std::unique_ptr<rdma_event_channel, VerbsDeleter<rdma_destroy_event_channel>>;
 using UniqueCmId = std::unique_ptr<rdma_cm_id, VerbsDeleter<rdma_destroy_id>>;
 using UniquePd = std::unique_ptr<ibv_pd, VerbsDeleter<ibv_dealloc_pd>>;
 using UniqueMr = std::unique_ptr<ibv_mr, VerbsDeleter<ibv_dereg_mr>>;
+using UniqueMw = std::unique_ptr<ibv_mw, MwDeleter>;
 using UniqueCompChannel = std::unique_ptr<ibv_comp_channel, VerbsDeleter<ibv_destroy_comp_channel>>;
 using UniqueCq = std::unique_ptr<ibv_cq, VerbsDeleter<ibv_destroy_cq>>;
 

@@ -141,8 +141,15 @@ absl::Status VerbsConnection::CreateQueues() {
                                       " pieces of memory in a request, ", elements, " are needed"));
   }
   const uint32_t work_per_request = header_bytes_ == 0 ? 1 : 2;
+  const uint32_t bindings = 2 * limits_.windows;
   const uint32_t wanted = limits_.send_requests + kLargestSignalInterval;
-  device_slots_ = std::min(wanted, device_limit / work_per_request);
+  if (bindings >= device_limit / 2) {
+    return ErrnoToStatus(ENOSPC, absl::StrCat("RDMA device ", device, " takes ", device_limit,
+                                              " requests per connection, ", bindings,
+                                              " are needed for memory windows alone: lower "
+                                              "queue_depth or set always_invalidate: no"));
+  }
+  device_slots_ = std::min(wanted, (device_limit - bindings) / work_per_request);
   signal_interval_ = std::clamp(device_slots_ / 4, 1U, kLargestSignalInterval);
   requests_.resize(std::bit_ceil(limits_.send_requests + device_slots_));
   RETURN_IF_ERROR(CreateHeaders());
@@ -152,7 +159,7 @@ absl::Status VerbsConnection::CreateQueues() {
     return ErrnoToStatus(errno, absl::StrCat("create a completion channel on ", device));
   }
   RETURN_IF_ERROR(SetNonBlocking(completion_channel_->fd));
-  const uint32_t work = work_per_request * device_slots_;
+  const uint32_t work = work_per_request * device_slots_ + bindings;
   completion_queue_.reset(ibv_create_cq(domain_->device(),
                                         static_cast<int>(work + limits_.receives + 1), nullptr,
                                         completion_channel_.get(), 0));

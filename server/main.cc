@@ -45,7 +45,8 @@ rtrs::ServerOptions RtrsOptions(const config::ServerConfig& config) {
   options.limits.max_paths_per_session = config.limits.max_paths_per_session;
   options.limits.max_connections_per_path = config.limits.max_connections_per_path;
   options.limits.max_chunk_memory = config.limits.chunk_memory;
-  options.path = {config.establishment_timeout, config::ToHeartbeatSettings(config.heartbeat)};
+  options.path = {config.establishment_timeout, config::ToHeartbeatSettings(config.heartbeat),
+                  config.always_invalidate};
   return options;
 }
 

@@ -60,6 +60,8 @@ class RawClient {
   const SessionGeometry& geometry() const { return geometry_; }
   const ImmediateCodec& codec() const { return *codec_; }
   const std::vector<RemoteChunk>& chunks() const { return chunks_; }
+  // The key of a chunk from now on.
+  void set_key(uint32_t chunk, uint32_t key) { chunks_[chunk].rkey = key; }
 
   // Writes bytes into a chunk, with an immediate behind them or without.
   void Put(uint16_t cid, uint32_t chunk, uint32_t offset, absl::Span<const uint8_t> bytes,

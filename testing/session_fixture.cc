@@ -47,7 +47,7 @@ std::vector<SessionFabric> SessionFabrics() {
   // Hosts with RDMA devices say where they are; see testing/guest/with_rdma.sh.
   if (std::getenv("RNBD_RDMA") != nullptr) {
     fabrics = {{"Verbs", CreateVerbsFabric, AddressOnRdma, /*carries_reason=*/false,
-                /*invalidates_regions=*/false}};
+                /*invalidates_regions=*/false, /*has_windows=*/true}};
   }
   return fabrics;
 }

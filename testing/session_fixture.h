@@ -30,6 +30,8 @@ struct SessionFabric {
   bool carries_reason = true;
   // A peer may invalidate what its path's memory was registered as.
   bool invalidates_regions = true;
+  // Domain::HasWindows().
+  bool has_windows = false;
 
   static std::string Name(const ::testing::TestParamInfo<SessionFabric>& info) {
     return info.param.name;

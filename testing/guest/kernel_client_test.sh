@@ -122,18 +122,38 @@ refused "Permission denied" reader ram1 192.168.77.1 access_mode=rw
 refused "Connection reset by peer" stranger ram0 192.168.77.1
 case_end
 
+map_and_unmap() {
+  local i
+  for ((i = 0; i < $1; ++i)); do
+    map_device "kernel$((i % 3))" ram0 192.168.77.1 >/dev/null
+    dd if="$mapped" of=/dev/null bs=64k count=4 iflag=direct status=none
+    unmap_device "$mapped"
+    gone "$mapped" >/dev/null
+  done
+}
+# What the guest's kernel has in caches that only grow by leaks, in KiB.
+unreclaimable() {
+  sync
+  echo 3 >/proc/sys/vm/drop_caches
+  awk '$1 == "SUnreclaim:" { print $2 }' /proc/meminfo
+}
+resident() { awk '$1 == "VmRSS:" { print $2 }' "/proc/${daemon[server]}/status"; }
+
 case_start "fifty times mapped and unmapped"
+map_and_unmap 5  # Everything has its caches filled.
 files=$(find "/proc/${daemon[server]}/fd" | wc -l)
-for ((i = 0; i < 50; ++i)); do
-  map_device "kernel$((i % 3))" ram0 192.168.77.1 >/dev/null
-  dd if="$mapped" of=/dev/null bs=64k count=4 iflag=direct status=none
-  unmap_device "$mapped"
-  gone "$mapped" >/dev/null
-done
+slab=$(unreclaimable)
+memory=$(resident)
+map_and_unmap 50
 _all_gone() { (($(find "/proc/${daemon[server]}/fd" | wc -l) <= files)); }
 wait_until 10 _all_gone
 [[ $(rdma resource show mr | grep -c "pid ${daemon[server]}" || true) == 0 ]] ||
   fail "memory regions are left: $(rdma resource show mr)"
+# One mapping has 512 KiB of chunks in the server, and requests of as much in the kernel.
+slab=$(($(unreclaimable) - slab))
+memory=$(($(resident) - memory))
+log "the kernel's slab has grown by $slab KiB, the server by $memory KiB"
+((slab < 50 * 100 && memory < 50 * 100)) || fail "memory is left behind"
 case_end
 
 case_start "the server is killed and comes back under the client"
@@ -150,6 +170,18 @@ gone "$mapped"
 case_end
 
 stop_daemon server
+
+case_start "always_invalidate"
+echo "always_invalidate: yes" >>"$TEST_DIR/server.yaml"
+start_daemon server rnbd-server --config "$TEST_DIR/server.yaml"
+wait_until 20 grep -q "rnbd-server is ready" "$TEST_DIR/server.log"
+map_device kernel1 ram0 192.168.77.1
+verify_with_fio "$mapped" --bsrange=512-512k --iodepth=16
+unmap_device "$mapped"
+gone "$mapped"
+stop_daemon server
+case_end
+
 case_start "the kernel has not complained"
 check_dmesg
 case_end

@@ -121,6 +121,24 @@ fi
 stop_daemon client 10
 stop_daemon server
 
+echo "always_invalidate: yes" >>"$TEST_DIR/server.yaml"
+start_daemon server rnbd-server --config "$TEST_DIR/server.yaml"
+wait_until 20 grep -q "rnbd-server is ready" "$TEST_DIR/server.log"
+if [[ $DRIVER == rxe ]]; then
+  case_start "our server, always_invalidate"
+  start_client ram0
+  use_disk
+  stop_daemon client 10
+else
+  case_start "always_invalidate is refused where there are no memory windows"
+  status=0
+  timeout 40 rnbd-fuse "$TEST_DIR/mnt" --config "$TEST_DIR/client.yaml" >"$TEST_DIR/output" 2>&1 || status=$?
+  ((status == 1)) || fail "status $status: $(cat "$TEST_DIR/output")"
+  grep -q "siw_dummy0 has no memory windows" "$TEST_DIR/server.log" || fail "the server did not say why"
+fi
+case_end
+stop_daemon server
+
 case_start "no server is said at once"
 status=0
 timeout 40 rnbd-fuse "$TEST_DIR/mnt" --config "$TEST_DIR/client.yaml" >"$TEST_DIR/output" 2>&1 || status=$?
