@@ -11,9 +11,9 @@
 
 #include "common/crc32c.h"
 #include "common/wire.h"
-#include "testing/fabric_harness.h"
 #include "gtest/gtest.h"
 #include "rtrs/stream_socket.h"
+#include "testing/fabric_harness.h"
 
 namespace rnbd::rtrs {
 

@@ -4,8 +4,9 @@
 //
 // Each function defined here takes the place of the one in Abseil's shared library, for calls from
 // the program and from the libraries alike (symbol interposition), annotates the order, and calls
-// the one it hides. Unlike suppressions, of which there is one, this hides no race that is real. The variants WithTimeout
-// need nothing: they call those WithDeadline. Linked into every binary by --config=tsan.
+// the one it hides. Unlike suppressions, of which there is one, this hides no race that is real.
+// The variants WithTimeout need nothing: they call those WithDeadline. Linked into every binary by
+// --config=tsan.
 
 #include <dlfcn.h>
 #include <sanitizer/tsan_interface.h>
