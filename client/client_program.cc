@@ -55,7 +55,9 @@ absl::Status ClientProgram::StartThreads() {
   ASSIGN_OR_RETURN(bounce_, UniqueMapping::Anonymous(workers * UnalignedIo::kBounceBytes));
   rtrs::StreamOptions stream;
   stream.payload_checksum = config_.payload_checksum;
-  fabrics_ = std::make_unique<rtrs::AllFabrics>(stream, rtrs::VerbsOptions());
+  rtrs::VerbsOptions verbs;
+  verbs.poll = config_.rdma_poll;
+  fabrics_ = std::make_unique<rtrs::AllFabrics>(stream, verbs);
   ASSIGN_OR_RETURN(control_, RingThread::Start("control", {}));
   for (size_t i = 0; i < workers; ++i) {
     ASSIGN_OR_RETURN(auto worker, RingThread::Start(absl::StrCat("worker-", i), {}));

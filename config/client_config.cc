@@ -232,6 +232,7 @@ absl::StatusOr<ClientConfig> ParseClientConfig(absl::string_view text, absl::str
   ReadWorkers(&reader, &config.workers);
   reader.ReadInteger("queue_depth", 1, 65535, &config.queue_depth);
   reader.ReadBool("payload_checksum", &config.payload_checksum);
+  reader.ReadDuration("rdma_poll", absl::ZeroDuration(), kMaxRdmaPoll, &config.rdma_poll);
   ReadRequestMemory(&reader, &config.request_memory);
   ReadMount(&reader, &config.mount);
   reader.ReadDuration("drain_timeout", absl::ZeroDuration(), absl::Minutes(10),

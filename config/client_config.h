@@ -76,6 +76,7 @@ struct ClientConfig {
   int workers = 1;                            // 1..kMaxWorkers, "auto" resolved
   uint32_t queue_depth = 512;     // requests that a worker takes from the kernel; 64 at least
   bool payload_checksum = false;  // stream fabrics; in force where either end asks for it
+  absl::Duration rdma_poll = kDefaultRdmaPoll;
   RequestMemory request_memory;
   MountConfig mount;
   absl::Duration drain_timeout = absl::Seconds(4);

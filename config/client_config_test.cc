@@ -71,6 +71,7 @@ TEST(ClientConfig, HasTheDocumentedDefaults) {
   EXPECT_LE(config.workers, kMaxWorkers);
   EXPECT_EQ(config.queue_depth, 512u);
   EXPECT_FALSE(config.payload_checksum);
+  EXPECT_EQ(config.rdma_poll, absl::Microseconds(20));
   EXPECT_EQ(config.request_memory, (RequestMemory{512, 32}));
   EXPECT_FALSE(config.mount.allow_other);
   EXPECT_EQ(config.drain_timeout, absl::Seconds(4));
@@ -210,8 +211,8 @@ TEST(ClientConfig, RefusesValuesOutOfRange) {
       {"policy: rr",
        "2:9: policy: expected one of round-robin, min-inflight, min-latency, found \"rr\""},
       {"io_hold: never",
-       "2:10: io_hold: \"never\" is no time: expected a whole number with ms, s, m or h behind it, "
-       "0, or "
+       "2:10: io_hold: \"never\" is no time: expected a whole number with us, ms, s, m or h behind "
+       "it, 0, or "
        "forever"},
       {"connect_timeout: forever",
        "2:18: connect_timeout: expected a time from 100ms to 5m, found \"forever\""},
@@ -288,8 +289,8 @@ TEST(ClientConfig, RefusesBadDevices) {
       {"path: x, access: r", "4:27: access: expected one of ro, rw, migration, found \"r\""},
       {"path: x, loop: /dev/loop0", "4:25: loop: expected one of no, auto, found \"/dev/loop0\""},
       {"path: x, io_hold: 5",
-       "4:28: io_hold: \"5\" is no time: expected a whole number with ms, s, m or h behind it, 0, "
-       "or "
+       "4:28: io_hold: \"5\" is no time: expected a whole number with us, ms, s, m or h behind it, "
+       "0, or "
        "forever"},
       {"path: x, size: 5",
        "4:19: unknown key \"size\" in a device, expected one of path, name, access, io_hold, loop"},
@@ -369,8 +370,9 @@ TEST(DescribeClient, TellsAPersonWhatWouldHappen) {
             "workers: 2, each with a connection on every path, 512 small and 32 large buffers\n"
             "each worker takes up to 512 requests of the mount; it is for the user who mounts it\n"
             "payload_checksum: only for servers that ask for it; log level: info\n"
+            "rdma_poll: 20us\n"
             "SIGTERM lets requests finish for up to 4s\n"
-            "session near (config/examples/client-all-keys.yaml:24)\n"
+            "session near (config/examples/client-all-keys.yaml:25)\n"
             "  path tcp:192.0.2.2@tcp:192.0.2.1:1234\n"
             "  path tcp:[2001:db8::2]@tcp:[2001:db8::1]:1234\n"
             "  each request takes the path with the fewest requests in flight\n"
@@ -379,17 +381,17 @@ TEST(DescribeClient, TellsAPersonWhatWouldHappen) {
             "  requests on a path that is lost, and while none is up, fail with EIO\n"
             "  file disk0 is disk0.img, rw\n"
             "  file golden!debian.img is golden/debian.img, ro\n"
-            "session far (config/examples/client-all-keys.yaml:37)\n"
+            "session far (config/examples/client-all-keys.yaml:38)\n"
             "  path tcp:store.example.org:1234\n"
             "  connecting may take 1m, is tried again after 1s to 5m\n"
             "  a path is dead after 30s without a sign of life, with a heartbeat every 5s\n"
             "  requests on a path that is lost, and while none is up, fail with EIO\n"
             "  no devices\n"
             "io_hold: forever is not in force for 2 devices, the first is disk0 "
-            "(config/examples/client-all-keys.yaml:29): requests fail with EIO when their path is "
+            "(config/examples/client-all-keys.yaml:30): requests fail with EIO when their path is "
             "lost, and while no path is up, as with 0\n"
             "loop: auto is not in force for device disk0 "
-            "(config/examples/client-all-keys.yaml:29): attach a loop device with losetup --find "
+            "(config/examples/client-all-keys.yaml:30): attach a loop device with losetup --find "
             "--show --direct-io=on FILE\n");
 }
 

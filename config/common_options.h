@@ -19,6 +19,10 @@ struct Origin {
   friend bool operator==(const Origin&, const Origin&) { return true; }
 };
 
+// Of rdma_poll: how long completions are looked for before a worker sleeps.
+inline constexpr absl::Duration kDefaultRdmaPoll = absl::Microseconds(20);
+inline constexpr absl::Duration kMaxRdmaPoll = absl::Milliseconds(10);
+
 // Signs of life on a path (protocol page, section 5).
 struct HeartbeatOptions {
   absl::Duration interval;  // between two heartbeats on an idle path

@@ -127,7 +127,7 @@ TEST(MapReader, SaysWhatIsWrongWithATime) {
             ":1:4: d: expected a time from 100ms to 1m, found \"forever\"");
   EXPECT_EQ(
       Errors("d: 30", read),
-      ":1:4: d: \"30\" is no time: expected a whole number with ms, s, m or h behind it, 0, or "
+      ":1:4: d: \"30\" is no time: expected a whole number with us, ms, s, m or h behind it, 0, or "
       "forever");
 }
 

@@ -428,6 +428,7 @@ absl::StatusOr<ServerConfig> ParseServerConfig(absl::string_view text, absl::str
   ReadChunks(&reader, &config);
   reader.ReadBool("always_invalidate", &config.always_invalidate);
   reader.ReadBool("payload_checksum", &config.payload_checksum);
+  reader.ReadDuration("rdma_poll", absl::ZeroDuration(), kMaxRdmaPoll, &config.rdma_poll);
   ReadWorkers(&reader, &config.workers);
   ReadAdminSocket(&reader, &config);
   ReadMetrics(&reader, &config);

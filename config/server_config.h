@@ -88,7 +88,8 @@ struct ServerConfig {
   uint32_t queue_depth = 128;        // chunks of a session, 1..32768
   uint32_t max_io_size = 1 << 20;    // bytes, a multiple of 4096
   bool always_invalidate = false;
-  bool payload_checksum = false;          // stream fabrics; in force where either end asks for it
+  bool payload_checksum = false;  // stream fabrics; in force where either end asks for it
+  absl::Duration rdma_poll = kDefaultRdmaPoll;
   int workers = 1;                        // 1..kMaxWorkers, "auto" resolved
   std::string admin_socket;               // empty: none
   absl::optional<rtrs::Address> metrics;  // kTcp

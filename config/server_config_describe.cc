@@ -133,6 +133,7 @@ std::string Describe(const ServerConfig& config) {
   absl::StrAppend(&text, "payload_checksum: ",
                   config.payload_checksum ? "yes" : "only for clients that ask for it",
                   "; log level: ", config.log.level, "\n");
+  absl::StrAppend(&text, "rdma_poll: ", DurationToString(config.rdma_poll), "\n");
   absl::StrAppend(&text, "a path is dead after ", DurationToString(config.heartbeat.timeout),
                   " without a sign of life, with a heartbeat every ",
                   DurationToString(config.heartbeat.interval), "; it must be established within ",

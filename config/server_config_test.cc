@@ -68,6 +68,7 @@ TEST(ServerConfig, HasTheDocumentedDefaults) {
   EXPECT_EQ(config.session_memory(), 128u * ((1u << 20) + 4096));
   EXPECT_FALSE(config.always_invalidate);
   EXPECT_FALSE(config.payload_checksum);
+  EXPECT_EQ(config.rdma_poll, absl::Microseconds(20));
   EXPECT_GE(config.workers, 1);
   EXPECT_LE(config.workers, kMaxWorkers);
   EXPECT_EQ(config.admin_socket, "");
@@ -525,17 +526,18 @@ TEST(DescribeServer, TellsAPersonWhatWouldHappen) {
       "chunk memory: 2GiB, enough for 15 sessions with open devices\n"
       "limits: 4096 sessions, 256 from one address, 16 paths each, 1024 connections on a path\n"
       "payload_checksum: only for clients that ask for it; log level: info\n"
+      "rdma_poll: 20us\n"
       "a path is dead after 30s without a sign of life, with a heartbeat every 5s; it must be "
       "established within 30s\n"
       "SIGTERM lets requests finish for up to 4s\n"
       "session \"bench-?\" from Unix sockets, ::1/128, 127.0.0.0/8 "
-      "(config/examples/server-all-keys.yaml:33)\n"
+      "(config/examples/server-all-keys.yaml:34)\n"
       "  devices: scratch (1GiB), in memory, lost when the server ends\n"
       "  access: rw\n"
-      "session \"bench-null\" from any address (config/examples/server-all-keys.yaml:38)\n"
+      "session \"bench-null\" from any address (config/examples/server-all-keys.yaml:39)\n"
       "  devices: void (1TiB), null: writes vanish, reads give zeroes\n"
       "  access: ro, rw, migration\n"
-      "session \"tenant-*\" from 10.0.0.0/8, fd00::/8 (config/examples/server-all-keys.yaml:40)\n"
+      "session \"tenant-*\" from 10.0.0.0/8, fd00::/8 (config/examples/server-all-keys.yaml:41)\n"
       "  devices: disk?, archive/** below /srv/rnbd/%SESSNAME%/disks, with O_DIRECT where the file "
       "allows it\n"
       "  access: ro, rw, migration\n"

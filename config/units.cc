@@ -22,9 +22,11 @@ constexpr SizeUnit kSizeUnits[] = {
 
 struct TimeUnit {
   absl::string_view name;
-  int64_t milliseconds;
+  int64_t microseconds;
 };
-constexpr TimeUnit kTimeUnits[] = {{"h", 3'600'000}, {"m", 60'000}, {"s", 1000}, {"ms", 1}};
+// Largest first, for DurationToString().
+constexpr TimeUnit kTimeUnits[] = {
+    {"h", 3'600'000'000}, {"m", 60'000'000}, {"s", 1'000'000}, {"ms", 1000}, {"us", 1}};
 
 absl::Status NoSize(absl::string_view text) {
   return absl::InvalidArgumentError(absl::StrCat(
@@ -36,7 +38,7 @@ absl::Status NoSize(absl::string_view text) {
 absl::Status NoDuration(absl::string_view text) {
   return absl::InvalidArgumentError(absl::StrCat(
       "\"", text,
-      "\" is no time: expected a whole number with ms, s, m or h behind it, 0, or forever"));
+      "\" is no time: expected a whole number with us, ms, s, m or h behind it, 0, or forever"));
 }
 
 // The leading digits of `text`, which are cut off.
@@ -90,21 +92,21 @@ absl::StatusOr<absl::Duration> ParseDuration(absl::string_view text) {
     if (rest != unit.name) continue;
     int64_t number = 0;
     if (!absl::SimpleAtoi(digits, &number) ||
-        number > std::numeric_limits<int64_t>::max() / unit.milliseconds) {
+        number > std::numeric_limits<int64_t>::max() / unit.microseconds) {
       return absl::InvalidArgumentError(
           absl::StrCat("\"", text, "\" is too long a time: write forever if it shall not end"));
     }
-    return absl::Milliseconds(number * unit.milliseconds);
+    return absl::Microseconds(number * unit.microseconds);
   }
   return NoDuration(text);
 }
 
 std::string DurationToString(absl::Duration duration) {
   if (duration == absl::InfiniteDuration()) return "forever";
-  const int64_t milliseconds = absl::ToInt64Milliseconds(duration);
+  const int64_t microseconds = absl::ToInt64Microseconds(duration);
   for (const TimeUnit& unit : kTimeUnits) {
-    if (milliseconds != 0 && milliseconds % unit.milliseconds == 0) {
-      return absl::StrCat(milliseconds / unit.milliseconds, unit.name);
+    if (microseconds != 0 && microseconds % unit.microseconds == 0) {
+      return absl::StrCat(microseconds / unit.microseconds, unit.name);
     }
   }
   return "0";

@@ -20,7 +20,7 @@ absl::StatusOr<uint64_t> ParseSize(absl::string_view text);
 // The shortest exact form that ParseSize() reads: "1MiB", "1536KiB", "513".
 std::string SizeToString(uint64_t bytes);
 
-// A whole number with ms, s, m or h behind it; "0"; or "forever", which is
+// A whole number with us, ms, s, m or h behind it; "0"; or "forever", which is
 // absl::InfiniteDuration().
 absl::StatusOr<absl::Duration> ParseDuration(absl::string_view text);
 

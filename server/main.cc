@@ -69,7 +69,9 @@ class Program {
     service_ = std::make_unique<BlockService>(&config_, device_thread_->ring(), rings);
     rtrs::StreamOptions stream;
     stream.payload_checksum = config_.payload_checksum;
-    fabrics_ = std::make_unique<rtrs::AllFabrics>(stream, rtrs::VerbsOptions());
+    rtrs::VerbsOptions verbs;
+    verbs.poll = config_.rdma_poll;
+    fabrics_ = std::make_unique<rtrs::AllFabrics>(stream, verbs);
     absl::Status listening;
     control_->RunAndWait([&] {
       server_ = std::make_unique<rtrs::Server>(RtrsOptions(config_), control_->ring(), rings,
