@@ -6,7 +6,7 @@ Usage: count_tests.py BUILD_EVENT_JSON_FILE
 Bazel reports targets; this counts the cases in each target's test.xml. A case that was skipped or is
 disabled counts as skipped. As one failed case counts each target that was to be built or tested and
 was not, and each test that did not pass although its report shows no failed case. Every failure is
-named on a line of its own first. Exits with 1 if there is one, or if no case passed or was skipped.
+named on a line of its own first, and so is each test that passed only when it was tried again. Exits with 1 if there is one, or if no case passed or was skipped.
 """
 
 import json
@@ -45,6 +45,7 @@ class Counter:
         self.passed = 0
         self.skipped = 0
         self.failures = []
+        self.tried_again = []
 
     def add_cases(self, label, document):
         """Counts the cases of one test.xml and returns how many of them failed."""
@@ -98,8 +99,10 @@ def count(events):
             exit_code = event["finished"].get("exitCode", {}).get("code", 0)
 
     counter = Counter()
-    for (label, _, _), (_, result) in sorted(results.items()):
+    for (label, _, _), (attempt, result) in sorted(results.items()):
         counter.add_result(label, result)
+        if attempt > 1 and result.get("status") in ("PASSED", "FLAKY"):
+            counter.tried_again.append("%s: attempt %d" % (label, attempt))
     tested = {label for label, _, _ in results}
     unbuilt = 0
     for label, completed in sorted(targets.items()):
@@ -125,6 +128,8 @@ def main(arguments):
     except (OSError, ValueError) as error:
         counter = Counter()
         counter.failures.append("bazel: left no readable events: %s" % error)
+    for test in counter.tried_again:
+        print("TRIED AGAIN %s" % test)
     for failure in counter.failures:
         print("FAILED %s" % failure)
     print("%d passed, %d failed" % (counter.passed, len(counter.failures)) +

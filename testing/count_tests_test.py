@@ -141,7 +141,9 @@ class CountTestsTest(unittest.TestCase):
         self.result("FAILED", [FAILED_CASE], attempt=1)
         self.result("PASSED", [PASSED_CASE], attempt=2)
         self.finished(0)
-        self.assert_counts("1 passed, 0 failed")
+        rows, status = self.run_main()
+        self.assertEqual(rows, ["TRIED AGAIN %s: attempt 2" % LABEL, "1 passed, 0 failed"])
+        self.assertEqual(status, 0)
 
     def test_every_shard_and_run_counts(self):
         self.built()
