@@ -62,27 +62,42 @@ wait_until 60 test -e "$TEST_DIR/mnt/disk"
 file["our client"]=$TEST_DIR/mnt/disk
 readonly TARGETS=(kernel "our server" "our client")
 
-# What all processors together have done: the kernel's ends have no process whose time would tell. Hundredths of
-# a second not idle, and switches of threads.
+# What all processors together have done since the start: hundredths of a second not idle, and switches of threads.
+# The kernel's ends have no process whose time would tell.
 machine() { awk '/^cpu / { busy = $2 + $3 + $4 + $7 + $8 } /^ctxt / { print busy, $2 }' /proc/stat; }
 # Of our server's threads: hundredths of a second.
 server_time() { awk '{ sub(/.*\) /, ""); print $12 + $13 }' "/proc/${daemon[server]}/stat"; }
+# Requests of a target since the start.
+requests() {
+  if [[ $1 == "our client" ]]; then
+    awk '{ sum += $1 + $3 } END { print sum }' /sys/class/rtrs-server/own/paths/*/stats/rdma
+  else
+    awk '{ print $1 + $5 }' "/sys/block/${file[$1]#/dev/}/stat"
+  fi
+}
+_has_begun() { (($(requests "$1") > $2 + 3)); }
 
 # measure CELL TARGET ROUND: a line of samples: requests a second, then for each request: microseconds of
 # processor of the machine, microseconds of our server's, switches of threads.
 measure() {
-  local name rw size depth before after served
+  local name rw size depth before after served begin fio
   IFS=: read -r name rw size depth <<<"$1"
-  before=$(machine) served=$(server_time)
+  before=$(requests "$2")
   timeout --kill-after=5 $((RUNTIME + 60)) fio --name=cell --filename="${file[$2]}" --rw="$rw" --bs="$size" \
     --iodepth="$depth" --size=64m --ioengine=libaio --direct=1 --time_based --runtime="$RUNTIME" --randrepeat=0 \
-    --eta=never --output-format=terse --terse-version=3 --output="$TEST_DIR/fio.log"
-  after=$(machine) served=$(($(server_time) - served))
-  awk -F';' -v cell="$name" -v target="$2" -v round="$3" -v seconds="$RUNTIME" -v before="$before" \
+    --eta=never --output-format=terse --terse-version=3 --output="$TEST_DIR/fio.log" &
+  fio=$!
+  # The start and the end of fio take longer here than what is measured, so they stay out.
+  _try_for 50 _has_begun "$2" "$before"
+  before=$(machine) served=$(server_time) begin=$(_microseconds)
+  sleep "$(awk "BEGIN { print $RUNTIME * 0.8 }")"
+  after=$(machine) served=$(($(server_time) - served)) begin=$(($(_microseconds) - begin))
+  wait "$fio"
+  awk -F';' -v cell="$name" -v target="$2" -v round="$3" -v us="$begin" -v before="$before" \
     -v after="$after" -v served="$served" '{
       iops = $8 + $49
       split(before, b, " "); split(after, a, " ")
-      n = iops * seconds
+      n = iops * us / 1e6
       printf "%s\t%s\t%d\t%d\t%.0f\t%.0f\t%.2f\n", cell, target, round, iops, (a[1] - b[1]) * 1e4 / n,
         served * 1e4 / n, (a[2] - b[2]) / n
     }' "$TEST_DIR/fio.log" >>"$SAMPLES"
