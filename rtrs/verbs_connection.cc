@@ -163,8 +163,7 @@ void VerbsConnection::PostSends() {
     uint32_t filled = 0;
     for (uint32_t i = 0; i < count; ++i) {
       const uint32_t index = posted_ + i;
-      filled +=
-          header_bytes_ == 0 ? Fill(index, &work[filled]) : FillForIwarp(index, &work[filled]);
+      filled += over_iwarp() ? FillForIwarp(index, &work[filled]) : Fill(index, &work[filled]);
     }
     for (uint32_t i = 0; i + 1 < filled; ++i) work[i].request.next = &work[i + 1].request;
     ibv_send_wr* refused = nullptr;
@@ -312,7 +311,7 @@ void VerbsConnection::OnReceiveCompletion(const ibv_wc& completion) {
   const absl::Span<const uint8_t> message(
       place.data, completion.opcode == IBV_WC_RECV ? completion.byte_len : 0);
   absl::optional<Receipt> receipt =
-      header_bytes_ == 0 ? ReadMessage(completion, message) : ReadIwarpMessage(message);
+      over_iwarp() ? ReadIwarpMessage(message) : ReadMessage(completion, message);
   if (!receipt.has_value()) {
     Part(ErrnoToStatus(EPROTO, "the peer sent a message over iWARP that is none of ours"));
     return;
@@ -402,7 +401,7 @@ void VerbsConnection::OnFailedCompletion(const ibv_wc& completion) {
   const ibv_wc_status status = completion.status;
   // An iWARP device flushes its queues as well when the peer has just closed, or has rejected us:
   // then the connection manager knows more.
-  if (header_bytes_ > 0) {
+  if (over_iwarp()) {
     if (state_ != State::kEstablished) return;
     Part(ErrnoToStatus(ECONNRESET,
                        absl::StrCat("the peer, or the RDMA device for what the peer sent, closed "

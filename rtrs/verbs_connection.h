@@ -133,6 +133,7 @@ class VerbsConnection final : public Connection {
   bool TakeCompletions();
   void OnFailedCompletion(const ibv_wc& completion);
 
+  bool over_iwarp() const { return header_bytes_ > 0; }
   WorkRequest& RequestAt(uint32_t index) { return requests_[index & (requests_.size() - 1)]; }
   VerbsStaging::Place& PlaceAt(uint32_t index) { return places_[index % places_.size()]; }
 

@@ -40,6 +40,11 @@ rdma_conn_param ConnectionParameters(absl::Span<const uint8_t> private_data) {
   return parameters;
 }
 
+// The connection manager says EINVAL of an identifier whose peer has left meanwhile.
+absl::Status PeerLeft() {
+  return ErrnoToStatus(ECONNRESET, "the peer left before it was accepted");
+}
+
 // The errno of an event's status, which is negative where it is one.
 int EventError(int status, int otherwise) { return status < 0 ? -status : otherwise; }
 
@@ -97,14 +102,14 @@ absl::StatusOr<std::unique_ptr<VerbsConnection>> VerbsConnection::ForAccept(
   connection->id_ = std::move(*id);
   absl::Status taken = connection->CreateQueues();
   if (taken.ok() && rdma_migrate_id(connection->id_.get(), connection->channel_.get()) != 0) {
-    taken = ErrnoToStatus(errno, "take over a connection");
+    taken = errno == EINVAL ? PeerLeft() : ErrnoToStatus(errno, "take over a connection");
   }
   if (taken.ok()) return connection;
   if (connection->id_->qp != nullptr) rdma_destroy_qp(connection->id_.get());
-  // What the connection manager says of a peer that has left meanwhile; Accept() will find it.
-  if (StatusToErrno(taken) == EINVAL) {
+  // Accept() will find it.
+  if (StatusToErrno(taken) == ECONNRESET) {
     connection->id_.reset();
-    connection->why_ = ErrnoToStatus(ECONNRESET, "the peer left before it was accepted");
+    connection->why_ = taken;
     return connection;
   }
   // For the owner to reject it.
@@ -134,13 +139,13 @@ absl::Status VerbsConnection::CreateQueues() {
                                               " receives per connection, ", limits_.receives,
                                               " are needed: lower queue_depth"));
   }
-  const uint32_t elements = header_bytes_ == 0 ? kMaxLocalSpans : kMaxLocalSpans + 1;
+  const uint32_t elements = over_iwarp() ? kMaxLocalSpans + 1 : kMaxLocalSpans;
   if (static_cast<uint32_t>(domain_->limits().max_sge) < elements) {
     return ErrnoToStatus(ENOTSUP,
                          absl::StrCat("RDMA device ", device, " sends ", domain_->limits().max_sge,
                                       " pieces of memory in a request, ", elements, " are needed"));
   }
-  const uint32_t work_per_request = header_bytes_ == 0 ? 1 : 2;
+  const uint32_t work_per_request = over_iwarp() ? 2 : 1;
   const uint32_t bindings = 2 * limits_.windows;
   const uint32_t wanted = limits_.send_requests + kLargestSignalInterval;
   if (bindings >= device_limit / 2) {
@@ -160,8 +165,13 @@ absl::Status VerbsConnection::CreateQueues() {
   }
   RETURN_IF_ERROR(SetNonBlocking(completion_channel_->fd));
   const uint32_t work = work_per_request * device_slots_ + bindings;
-  completion_queue_.reset(ibv_create_cq(domain_->device(),
-                                        static_cast<int>(work + limits_.receives + 1), nullptr,
+  const uint32_t completions = work + limits_.receives + 1;
+  if (const auto limit = static_cast<uint32_t>(domain_->limits().max_cqe); completions > limit) {
+    return ErrnoToStatus(
+        ENOSPC, absl::StrCat("RDMA device ", device, " takes ", limit, " completions, ",
+                             completions, " are needed for a connection: lower queue_depth"));
+  }
+  completion_queue_.reset(ibv_create_cq(domain_->device(), static_cast<int>(completions), nullptr,
                                         completion_channel_.get(), 0));
   if (completion_queue_ == nullptr) {
     return ErrnoToStatus(errno, absl::StrCat("create a completion queue on ", device));
@@ -180,6 +190,7 @@ absl::Status VerbsConnection::CreateQueues() {
     if (created == 0) max_inline_ = inline_size;
     if (created == 0 || errno != EINVAL) break;
   }
+  if (created != 0 && errno == EINVAL && accepting_) return PeerLeft();
   if (created != 0) {
     return ErrnoToStatus(errno, absl::StrCat("create a queue pair with ", work, " sends and ",
                                              limits_.receives, " receives on ", device));
@@ -188,7 +199,7 @@ absl::Status VerbsConnection::CreateQueues() {
 }
 
 absl::Status VerbsConnection::CreateHeaders() {
-  if (header_bytes_ == 0) return absl::OkStatus();
+  if (!over_iwarp()) return absl::OkStatus();
   ASSIGN_OR_RETURN(headers_, UniqueMapping::Anonymous(requests_.size() * header_bytes_));
   ASSIGN_OR_RETURN(headers_mr_, domain_->RegisterStaging(headers_.span()));
   return absl::OkStatus();
@@ -372,7 +383,7 @@ void VerbsConnection::OnRejected(int status, absl::Span<const uint8_t> private_d
   const bool empty =
       std::all_of(private_data.begin(), private_data.end(), [](uint8_t byte) { return byte == 0; });
   // iWARP's has no word of its own in this.
-  const bool by_consumer = header_bytes_ > 0 || status == kRejectedByConsumer;
+  const bool by_consumer = over_iwarp() || status == kRejectedByConsumer;
   if (!accepting_ && by_consumer && private_data.size() == kPrivateDataBytes && !empty) {
     rejected_ = true;
     std::copy(private_data.begin(), private_data.end(), private_data_.begin());
@@ -400,7 +411,7 @@ void VerbsConnection::OnPeerLeft() {
 void VerbsConnection::Establish(absl::Span<const uint8_t> private_data) {
   // The peer's first message may have been faster.
   if (state_ != State::kConnecting && state_ != State::kAccepting) return;
-  if (!accepting_ && header_bytes_ > 0 && (FeaturesIn(private_data) & kImmediatesInMessages) == 0) {
+  if (!accepting_ && over_iwarp() && (FeaturesIn(private_data) & kImmediatesInMessages) == 0) {
     Part(CannotConnect(EPROTONOSUPPORT, "use iWARP, which needs an rnbd-server as the server"));
     return;
   }
@@ -427,7 +438,7 @@ void VerbsConnection::Part(const absl::Status& why) {
   why_ = why;
   if (state_ == State::kIdle) return;
   assert(ring_->OnOwnThread());
-  if (state_ == State::kConnecting && header_bytes_ > 0 && !answered_) {
+  if (state_ == State::kConnecting && over_iwarp() && !answered_) {
     Enter(State::kTakingBack);
     timer_.Arm(kIwarpConnectTimeout);
     return;
@@ -450,11 +461,7 @@ bool VerbsConnection::LetGo() {
 }
 
 void VerbsConnection::OnTimer() {
-  if (state_ == State::kParting) {
-    Drain();
-    return;
-  }
-  if (state_ == State::kTakingBack) {
+  if (state_ == State::kParting || state_ == State::kTakingBack) {
     LetGo();
     Drain();
     return;

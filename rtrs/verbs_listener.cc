@@ -38,8 +38,7 @@ void WarnOfIwarp() {
     if (device->transport_type != IBV_TRANSPORT_IWARP) continue;
     spdlog::warn(
         "clients with IPv4 addresses cannot come over iWARP device {} to a listener on [::]: "
-        "listen "
-        "on 0.0.0.0 instead, or on the device's address",
+        "listen on 0.0.0.0 instead, or on the device's address",
         ibv_get_device_name(device));
   }
 }

@@ -6,7 +6,8 @@ Usage: count_tests.py BUILD_EVENT_JSON_FILE
 Bazel reports targets; this counts the cases in each target's test.xml. A case that was skipped or is
 disabled counts as skipped. As one failed case counts each target that was to be built or tested and
 was not, and each test that did not pass although its report shows no failed case. Every failure is
-named on a line of its own first, and so is each test that passed only when it was tried again. Exits with 1 if there is one, or if no case passed or was skipped.
+named on a line of its own first, and so is each test that passed only when it was tried again. Exits
+with 1 if there is a failure, or if no case passed or was skipped.
 """
 
 import json
