@@ -23,8 +23,8 @@ Operation ToOperation(BlockOperation operation) {
   return Operation::kFlush;
 }
 
-// An errno that an application can make sense of. Whatever says that the session or the device went
-// away under the request is an I/O error to it.
+// An errno that an application can make sense of, or ECONNABORTED for the owner. Whatever else says
+// that the session or the device went away under the request is an I/O error.
 int ForApplication(int error) {
   switch (error) {
     case 0:
@@ -37,6 +37,7 @@ int ForApplication(int error) {
     case ETIMEDOUT:
     case EILSEQ:
     case ENODATA:
+    case ECONNABORTED:
       return error;
     default:
       return EIO;

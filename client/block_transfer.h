@@ -27,7 +27,8 @@ struct TransferTarget {
 // memory. On one worker's thread.
 class BlockTransfer {
  public:
-  // Told on the same thread; the transfer is over and its memory free.
+  // Told on the same thread; the transfer is over and its memory free. ECONNABORTED says that part
+  // of it was lost with a path: it may have been done, or be done in a moment (see ClientSession).
   class Owner {
    public:
     virtual void OnTransferDone(size_t worker, BlockRequest* request, int error) = 0;

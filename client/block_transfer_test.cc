@@ -20,6 +20,7 @@ class NoHandler final : public rtrs::ClientSessionHandler {
  public:
   void OnSessionUp() override {}
   void OnSessionDown(const absl::Status&) override {}
+  void OnResendable() override {}
   void OnConnectFailed(const rtrs::PathAddress&, const absl::Status&, absl::Duration) override {}
 };
 
@@ -76,8 +77,8 @@ TEST_F(BlockTransferTest, PiecesThatFailWithinTheCallEndTheTransferOnce) {
       request.length = length;
       Run(&request, {.session = session_.get(), .max_piece = 4096, .flush_after = true});
       EXPECT_EQ(request.done, 1);
-      // Nothing that an application could make sense of: ECONNABORTED.
-      EXPECT_EQ(request.error, EIO);
+      // For the device to hold it; no application sees this.
+      EXPECT_EQ(request.error, ECONNABORTED);
     }
   }
   Request flush;
@@ -85,7 +86,7 @@ TEST_F(BlockTransferTest, PiecesThatFailWithinTheCallEndTheTransferOnce) {
   flush.length = 12345;  // has no meaning
   Run(&flush, {.session = session_.get(), .max_piece = 4096});
   EXPECT_EQ(flush.done, 1);
-  EXPECT_EQ(flush.error, EIO);
+  EXPECT_EQ(flush.error, ECONNABORTED);
 }
 
 TEST_F(BlockTransferTest, ATransferOfNothingIsDone) {
@@ -102,7 +103,7 @@ TEST_F(BlockTransferTest, TheRequestMayStartAgainFromItsEnd) {
   class Again final : public BlockTransfer::Owner {
    public:
     void OnTransferDone(size_t worker, BlockRequest* request, int error) override {
-      EXPECT_EQ(error, EIO);
+      EXPECT_EQ(error, ECONNABORTED);
       if (++done < 1000) BlockTransfer::Start(worker, request, target, this);
     }
     TransferTarget target;

@@ -1,5 +1,6 @@
 #include "client/mapped_session.h"
 
+#include <algorithm>
 #include <cassert>
 #include <cerrno>
 #include <utility>
@@ -12,7 +13,9 @@
 namespace rnbd::client {
 namespace {
 
-// A device that could not be opened while its session is up is tried again after this.
+// A device that could not be opened while its session is up is tried again: soon at first, for its
+// last user may be about to leave.
+constexpr absl::Duration kFirstOpenRetry = absl::Milliseconds(100);
 constexpr absl::Duration kOpenRetry = absl::Seconds(1);
 
 }  // namespace
@@ -30,6 +33,8 @@ absl::StatusOr<std::unique_ptr<MappedSession>> MappedSession::Create(
   options.path.reconnect_min = config.settings.reconnect_min;
   options.path.reconnect_max = config.settings.reconnect_max;
   options.path.heartbeat = config::ToHeartbeatSettings(config.settings.heartbeat);
+  options.path.kernel_heartbeat = config::ToKernelHeartbeatSettings(config.settings.heartbeat);
+  options.policy = config.settings.policy;
   ASSIGN_OR_RETURN(mapped->session_, rtrs::ClientSession::Create(
                                          std::move(options), environment.fabric,
                                          environment.control, environment.workers, mapped.get()));
@@ -41,6 +46,12 @@ absl::StatusOr<std::unique_ptr<MappedSession>> MappedSession::Create(
         std::make_unique<RemoteDevice>(mapped->session_.get(), environment.workers,
                                        environment.unaligned, device.name, device.access);
     mapped->devices_.push_back(std::move(added));
+  }
+  for (Device& device : mapped->devices_) {
+    device.remote->AllowHolding(device.config->io_hold > absl::ZeroDuration());
+    device.hold_timer = std::make_unique<Ring::Timer>(
+        environment.control,
+        [session = mapped.get(), device = &device] { session->OnHoldExpired(device); });
   }
   return mapped;
 }
@@ -73,13 +84,40 @@ void MappedSession::OnSessionUp() {
   if (closing_) return;
   greeted_ = false;
   next_ = 0;
+  retry_wait_ = kFirstOpenRetry;
   Proceed();
+}
+
+void MappedSession::OnResendable() {
+  for (Device& device : devices_) device.remote->Resume();
 }
 
 void MappedSession::OnSessionDown(const absl::Status& why) {
   retry_timer_.Cancel();
-  for (Device& device : devices_) device.remote->Close();
   if (!closing_) spdlog::warn("session {}: disconnected: {}", name(), why);
+  for (Device& device : devices_) {
+    if (!device.remote->is_open()) continue;
+    device.remote->Close();
+    BeginHolding(&device);
+  }
+}
+
+void MappedSession::BeginHolding(Device* device) {
+  const absl::Duration hold = device->config->io_hold;
+  if (closing_ || hold == absl::ZeroDuration()) {
+    device->remote->AllowHolding(false);
+  } else if (hold != absl::InfiniteDuration()) {
+    device->hold_timer->Arm(hold);
+  }
+}
+
+void MappedSession::OnHoldExpired(Device* device) {
+  spdlog::error(
+      "session {}: device {} has not been open for {} (io_hold): {} requests fail, and "
+      "further ones until it is open again",
+      name(), device->config->name, absl::FormatDuration(device->config->io_hold),
+      device->remote->held());
+  device->remote->AllowHolding(false);
 }
 
 // Sends what comes next: SESS_INFO, then OPEN for every device that is not open. When the session
@@ -108,7 +146,7 @@ void MappedSession::OnGreeted(int error, absl::Span<const uint8_t> reply) {
   if (!status.ok()) {
     spdlog::warn("session {}: {}", name(), status);
     ReportFailures(status);
-    retry_timer_.Arm(kOpenRetry);
+    RetryLater();
     return;
   }
   greeted_ = true;
@@ -133,8 +171,13 @@ void MappedSession::OpenNext() {
   }
   next_ = 0;
   for (const Device& device : devices_) {
-    if (!device.remote->is_open()) retry_timer_.Arm(kOpenRetry);
+    if (!device.remote->is_open()) return RetryLater();
   }
+}
+
+void MappedSession::RetryLater() {
+  retry_timer_.Arm(retry_wait_);
+  retry_wait_ = std::min(2 * retry_wait_, kOpenRetry);
 }
 
 void MappedSession::OnOpened(int error, absl::Span<const uint8_t> reply) {
@@ -149,17 +192,15 @@ void MappedSession::OnOpened(int error, absl::Span<const uint8_t> reply) {
     OnOpenFailed(&device,
                  ErrnoToStatus(error, absl::StrCat(what, device.config->path, " ",
                                                    AccessModeName(device.config->access))));
-    if (error == ECONNABORTED) {
-      retry_timer_.Arm(kOpenRetry);
-      return;
-    }
+    if (error == ECONNABORTED) return RetryLater();
     ++next_;
     return OpenNext();
   }
   OpenedDevice opened;
   absl::Status status = ParseOpenResponse(reply, &opened);
   const bool open_at_server = status.ok() || StatusToErrno(status) != EPROTO;
-  if (status.ok()) status = device.remote->Open(opened);
+  if (!session_->server_has_recovery()) opened.identity = {};
+  if (status.ok()) status = device.remote->Open(opened, config_.settings.trust_server_cache);
   ++next_;
   if (status.ok()) {
     OnDeviceIsOpen(&device);
@@ -173,8 +214,13 @@ void MappedSession::OnOpened(int error, absl::Span<const uint8_t> reply) {
 void MappedSession::OnDeviceIsOpen(Device* device) {
   device->last_failure.clear();
   device->reported = true;
+  device->hold_timer->Cancel();
+  device->remote->AllowHolding(device->config->io_hold > absl::ZeroDuration());
+  const size_t held = device->remote->held();
+  device->remote->Resume();
   if (std::exchange(device->was_open, true)) {
-    spdlog::info("session {}: device {} is open again", name(), device->config->name);
+    spdlog::info("session {}: device {} is open again, {} requests go on", name(),
+                 device->config->name, held);
     observer_->OnDeviceReopened(device->remote.get());
   } else {
     spdlog::info("session {}: device {} is open, {} bytes", name(), device->config->name,
@@ -227,7 +273,11 @@ void MappedSession::Close(absl::Duration bound, std::function<void(const absl::S
   answer_timer_.Cancel();
   close_timer_.Arm(bound);
   for (const Device& device : devices_) {
-    if (!device.remote->is_open() && device.remote->has_unflushed_writes()) {
+    device.hold_timer->Cancel();
+    NoteHeld(device);
+    if (device.remote->is_open()) continue;
+    device.remote->AllowHolding(false);
+    if (device.remote->has_unflushed_writes()) {
       NoteUnflushed(device, ErrnoToStatus(ENOTCONN, "the session is down"));
     }
   }
@@ -239,6 +289,15 @@ void MappedSession::NoteUnflushed(const Device& device, const absl::Status& why)
   flush_status_.Update(
       Annotate(why, absl::StrCat("FLUSH of device ", device.config->name,
                                  ", without which its last writes may not be durable")));
+}
+
+void MappedSession::NoteHeld(const Device& device) {
+  const size_t held = device.remote->held();
+  if (held == 0) return;
+  flush_status_.Update(ErrnoToStatus(
+      ENOTCONN, absl::StrCat(held, " requests of device ", device.config->name,
+                             " were waiting for the session; they fail, and what they wrote may be "
+                             "written or not")));
 }
 
 void MappedSession::FlushNext(size_t index) {
@@ -287,7 +346,10 @@ void MappedSession::CloseSession() {
       NoteUnflushed(devices_[i], ErrnoToStatus(ETIMEDOUT, "the server did not answer in time"));
     }
   }
-  for (Device& device : devices_) device.remote->Close();
+  for (Device& device : devices_) {
+    device.remote->Close();
+    device.remote->AllowHolding(false);
+  }
   session_->Close([this] {
     // The owner may destroy this object.
     const auto closed = std::exchange(closed_, nullptr);

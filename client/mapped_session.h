@@ -22,7 +22,8 @@
 namespace rnbd::client {
 
 // One session of the configuration with its devices: opens them whenever the session comes up, and
-// closes them in the end (protocol page, sections 4 and 6.5). On the control thread.
+// closes them in the end (protocol page, sections 4 and 6.5). While a device that was open is not,
+// its requests wait for as long as its `io_hold` says. On the control thread.
 class MappedSession final : private rtrs::ClientSessionHandler {
  public:
   struct Environment {
@@ -75,6 +76,7 @@ class MappedSession final : private rtrs::ClientSessionHandler {
     bool reported = false;  // to the observer, whichever way
     bool was_open = false;
     std::string last_failure;
+    std::unique_ptr<Ring::Timer> hold_timer;  // for a finite io_hold, while the device is not open
   };
 
   MappedSession(const config::ClientSessionConfig& config, const Environment& environment,
@@ -82,13 +84,17 @@ class MappedSession final : private rtrs::ClientSessionHandler {
 
   void OnSessionUp() override;
   void OnSessionDown(const absl::Status& why) override;
+  void OnResendable() override;
   void OnConnectFailed(const rtrs::PathAddress& path, const absl::Status& why,
                        absl::Duration retry_in) override;
 
+  void BeginHolding(Device* device);
+  void OnHoldExpired(Device* device);
   void Proceed();
   void Greet();
   void OnGreeted(int error, absl::Span<const uint8_t> reply);
   void OpenNext();
+  void RetryLater();
   void OnOpened(int error, absl::Span<const uint8_t> reply);
   void OnDeviceIsOpen(Device* device);
   void OnOpenFailed(Device* device, const absl::Status& why);
@@ -100,6 +106,7 @@ class MappedSession final : private rtrs::ClientSessionHandler {
   void FlushNext(size_t index);
   static bool NeedsFlush(const Device& device);
   void NoteUnflushed(const Device& device, const absl::Status& why);
+  void NoteHeld(const Device& device);
   void CloseNext(size_t index);
   void CloseSession();
 
@@ -112,6 +119,7 @@ class MappedSession final : private rtrs::ClientSessionHandler {
   std::set<std::string> failed_paths_;  // those that ever failed to connect
   bool greeted_ = false;                // SESS_INFO was answered since the session came up
   size_t next_ = 0;                     // the device to open next
+  absl::Duration retry_wait_;
   Ring::Timer retry_timer_;
   Ring::Timer answer_timer_;  // SESS_INFO or OPEN takes too long
 

@@ -78,7 +78,7 @@ class MappedSessionTest : public ::testing::Test {
   TestDisk disk0_{TestDisk::DefaultGeometry(kDiskBytes)};
   TestDisk disk1_{TestDisk::DefaultGeometry(kDiskBytes)};
   TestDisk disk2_{TestDisk::DefaultGeometry(kDiskBytes)};
-  DeviceServer server_{&fabric_, {}};
+  DeviceServer server_{&fabric_, {.tells_identity = false}};
   config::ClientSessionConfig config_;
   std::unique_ptr<MappedClient> client_;
 };

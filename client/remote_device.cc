@@ -26,6 +26,7 @@ RemoteDevice::RemoteDevice(rtrs::ClientSession* session, std::vector<Ring*> work
                            std::vector<UnalignedIo*> unaligned, std::string name,
                            AccessMode access_mode)
     : session_(session),
+      workers_(workers),
       unaligned_(std::move(unaligned)),
       name_(std::move(name)),
       access_mode_(access_mode),
@@ -34,9 +35,10 @@ RemoteDevice::RemoteDevice(rtrs::ClientSession* session, std::vector<Ring*> work
           [this](size_t worker, BlockRequest* request) { Transfer(worker, request, &gated_); },
           [this](size_t worker, BlockRequest* request) {
             unaligned_[worker]->Start(this, request);
-          }) {}
+          }),
+      held_(workers_.size()) {}
 
-absl::Status RemoteDevice::Open(const OpenedDevice& opened) {
+absl::Status RemoteDevice::Open(const OpenedDevice& opened, bool cache_survived) {
   const DeviceGeometry& geometry = opened.geometry;
   const uint64_t size = geometry.nsectors * kSectorSize;
   if (logical_block_size_ == 0) {
@@ -54,9 +56,16 @@ absl::Status RemoteDevice::Open(const OpenedDevice& opened) {
   } else if (size < this->size()) {
     return ErrnoToStatus(EINVAL,
                          absl::StrCat("came back with ", size, " bytes, had ", this->size()));
-  } else {
-    unflushed_.OnReopened();
+  } else if (opened.identity.disk != 0 && identity_.disk != 0 &&
+             opened.identity.disk != identity_.disk) {
+    return ErrnoToStatus(EINVAL,
+                         "another disk has its name at the server now; requests wait for the one "
+                         "that was used before");
+  } else if (!cache_survived &&
+             (identity_.host_start == 0 || identity_.host_start != opened.identity.host_start)) {
+    unflushed_.OnCacheLost();
   }
+  identity_ = opened.identity;
   size_.store(size, std::memory_order_release);
   max_discard_.store(WholeBlocks(geometry.max_discard_sectors, logical_block_size_));
   max_write_zeroes_.store(WholeBlocks(geometry.max_write_zeroes_sectors, logical_block_size_));
@@ -67,6 +76,7 @@ absl::Status RemoteDevice::Open(const OpenedDevice& opened) {
 }
 
 void RemoteDevice::Submit(size_t worker, BlockRequest* request) {
+  if (!is_open()) return HoldOrFail(worker, request, /*exclusive=*/false);
   int error = Check(*request);
   if (request->operation == BlockOperation::kDiscard && error == 0) ShrinkToBlocks(request);
   const bool nothing = request->operation == BlockOperation::kFlush
@@ -109,7 +119,6 @@ void RemoteDevice::NoteWritten(const BlockRequest& request, int error) {
 }
 
 int RemoteDevice::Check(const BlockRequest& request) const {
-  if (!is_open()) return EIO;
   if (access_mode_ == AccessMode::kReadOnly && IsModifying(request.operation)) return EROFS;
   if (request.operation == BlockOperation::kFlush) return 0;
   const uint64_t size = this->size();
@@ -145,7 +154,7 @@ void RemoteDevice::Transfer(size_t worker, BlockRequest* request, BlockTransfer:
   const int64_t id = id_.load(std::memory_order_acquire);
   const uint32_t max_piece = MaxPiece(request->operation);
   if (id == kClosed || max_piece == 0) {
-    owner->OnTransferDone(worker, request, EIO);
+    owner->OnTransferDone(worker, request, id == kClosed ? ECONNABORTED : EOPNOTSUPP);
     return;
   }
   TransferTarget target;
@@ -158,15 +167,72 @@ void RemoteDevice::Transfer(size_t worker, BlockRequest* request, BlockTransfer:
 }
 
 void RemoteDevice::SubmitStep(size_t worker, BlockRequest* step) {
-  Transfer(worker, step, &plain_);
+  Transfer(worker, step, &steps_);
 }
 
-void RemoteDevice::OnUnalignedDone(size_t, BlockRequest* request, int error) {
-  if (IsModifying(request->operation)) {
+// A block that was changed as a whole for a part of it may still be written, with the rest of it as
+// it was: until that is over, no other write gets through the gate.
+void RemoteDevice::OnUnalignedDone(size_t worker, BlockRequest* request, int error) {
+  const bool exclusive = IsModifying(request->operation);
+  if (error == ECONNABORTED) return HoldOrFail(worker, request, exclusive);
+  if (exclusive) {
     gate_.LeaveExclusive();
     NoteWritten(*request, error);
   }
   request->OnDone(error);
+}
+
+// ECONNABORTED stands for a request that was lost with its path, and for nothing else.
+void RemoteDevice::Finish(size_t worker, BlockRequest* request, int error) {
+  if (error == ECONNABORTED) {
+    HoldOrFail(worker, request, /*exclusive=*/false);
+  } else {
+    request->OnDone(error);
+  }
+}
+
+void RemoteDevice::HoldOrFail(size_t worker, BlockRequest* request, bool exclusive) {
+  if (is_open() || may_hold_.load(std::memory_order_acquire)) {
+    held_.Hold(worker, request, exclusive);
+  } else {
+    FailHeld(request, exclusive);
+  }
+}
+
+void RemoteDevice::FailHeld(BlockRequest* request, bool exclusive) {
+  if (exclusive) gate_.LeaveExclusive();
+  request->OnDone(EIO);
+}
+
+void RemoteDevice::AllowHolding(bool allow) {
+  may_hold_.store(allow, std::memory_order_release);
+  if (allow) return;
+  for (size_t worker = 0; worker < workers_.size(); ++worker) {
+    workers_[worker]->Post([this, worker] { FailHeldOn(worker); });
+  }
+}
+
+void RemoteDevice::FailHeldOn(size_t worker) {
+  if (is_open() || may_hold_.load(std::memory_order_acquire)) return;
+  held_.TakeAll(worker,
+                [this](BlockRequest* request, bool exclusive) { FailHeld(request, exclusive); });
+}
+
+void RemoteDevice::Resume() {
+  for (size_t worker = 0; worker < workers_.size(); ++worker) {
+    workers_[worker]->Post([this, worker] { ResumeOn(worker); });
+  }
+}
+
+void RemoteDevice::ResumeOn(size_t worker) {
+  if (!is_open() || !session_->fenced()) return;
+  held_.TakeAll(worker, [this, worker](BlockRequest* request, bool exclusive) {
+    if (exclusive) {
+      unaligned_[worker]->Start(this, request);
+    } else {
+      Submit(worker, request);
+    }
+  });
 }
 
 }  // namespace rnbd::client

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "client/block_device.h"
 #include "client/block_transfer.h"
+#include "client/held_requests.h"
 #include "client/unaligned_io.h"
 #include "client/unflushed_writes.h"
 #include "client/write_gate.h"
@@ -24,6 +25,11 @@ namespace rnbd::client {
 // The data path of a device is in this class; MappedSession opens and closes it. A request of whole
 // logical blocks takes no lock and allocates nothing. Others go through UnalignedIo, and WriteGate
 // keeps them apart from writes of the same blocks.
+//
+// A request that is lost with its path, or comes while the device is not open, is held, and sent
+// (again, from its beginning) by Resume(): every operation of a block device may be done twice, as
+// long as nothing of the first time can still happen after the second has been acknowledged. That
+// is what rtrs::ClientSession::fenced() is about. docs/durability.md has the argument.
 class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
  public:
   // Worker i runs on workers[i] with unaligned[i]; all outlive the device, and so does the session.
@@ -31,11 +37,24 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
                std::vector<UnalignedIo*> unaligned, std::string name, AccessMode access_mode);
 
   // Control thread. The first time it takes everything that the server says. Later the size may
-  // have grown and limits may be others, but a smaller device, or one with another logical block,
-  // is not the one that callers use: EINVAL.
-  absl::Status Open(const OpenedDevice& opened);
-  // Control thread: from now on requests fail with EIO, until the device is opened again.
+  // have grown and limits may be others, but another disk, a smaller device, or one with another
+  // logical block, is not the one that callers use: EINVAL.
+  //
+  // The identity counts only if the server knows of it. Unless it says that its host has not been
+  // started anew, or `cache_survived`, writes that no FLUSH has covered may be gone: the next FLUSH
+  // fails.
+  absl::Status Open(const OpenedDevice& opened, bool cache_survived);
+  // Control thread: from now on requests are held, until the device is opened again.
   void Close() { id_.store(kClosed, std::memory_order_release); }
+
+  // Control thread: whether requests are held while the device is not open, or fail with EIO. True
+  // at first. Requests that were lost with one of several paths are held in any case.
+  void AllowHolding(bool allow);
+  // Control thread: sends what is held, if the device is open and the session fenced. To be called
+  // when the device has been opened and by ClientSessionHandler::OnResendable().
+  void Resume();
+  // Any thread: requests that are held.
+  size_t held() const { return held_.count(); }
 
   // Whether what was acknowledged may need a FLUSH to be durable. Any thread.
   bool needs_flush() const {
@@ -62,11 +81,22 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
  private:
   static constexpr int64_t kClosed = -1;
 
-  class PlainTransfers final : public BlockTransfer::Owner {
+  // Steps of requests that are not whole blocks.
+  class StepTransfers final : public BlockTransfer::Owner {
    public:
     void OnTransferDone(size_t, BlockRequest* request, int error) override {
       request->OnDone(error);
     }
+  };
+  class PlainTransfers final : public BlockTransfer::Owner {
+   public:
+    explicit PlainTransfers(RemoteDevice* device) : device_(device) {}
+    void OnTransferDone(size_t worker, BlockRequest* request, int error) override {
+      device_->Finish(worker, request, error);
+    }
+
+   private:
+    RemoteDevice* const device_;
   };
   // Transfers that passed the gate.
   class GatedTransfers final : public BlockTransfer::Owner {
@@ -75,7 +105,7 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
     void OnTransferDone(size_t worker, BlockRequest* request, int error) override {
       device_->gate_.LeaveShared(worker);
       device_->NoteWritten(*request, error);
-      request->OnDone(error);
+      device_->Finish(worker, request, error);
     }
 
    private:
@@ -83,14 +113,14 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   };
   class FlushTransfers final : public BlockTransfer::Owner {
    public:
-    explicit FlushTransfers(UnflushedWrites* unflushed) : unflushed_(unflushed) {}
-    void OnTransferDone(size_t, BlockRequest* request, int error) override {
-      if (error != 0) unflushed_->OnFlushFailed();
-      request->OnDone(error);
+    explicit FlushTransfers(RemoteDevice* device) : device_(device) {}
+    void OnTransferDone(size_t worker, BlockRequest* request, int error) override {
+      if (error != 0) device_->unflushed_.OnFlushFailed();
+      device_->Finish(worker, request, error);
     }
 
    private:
-    UnflushedWrites* const unflushed_;
+    RemoteDevice* const device_;
   };
 
   int Check(const BlockRequest& request) const;
@@ -100,22 +130,32 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   uint32_t MaxPiece(BlockOperation operation) const;
   void Flush(size_t worker, BlockRequest* request);
   void NoteWritten(const BlockRequest& request, int error);
+  void Finish(size_t worker, BlockRequest* request, int error);
+  void HoldOrFail(size_t worker, BlockRequest* request, bool exclusive);
+  void FailHeld(BlockRequest* request, bool exclusive);
+  void ResumeOn(size_t worker);
+  void FailHeldOn(size_t worker);
 
   void SubmitStep(size_t worker, BlockRequest* step) override;
   void OnUnalignedDone(size_t worker, BlockRequest* request, int error) override;
 
   rtrs::ClientSession* const session_;
+  const std::vector<Ring*> workers_;
   const std::vector<UnalignedIo*> unaligned_;
   const std::string name_;
   const AccessMode access_mode_;
   WriteGate gate_;
-  PlainTransfers plain_;
+  StepTransfers steps_;
+  PlainTransfers plain_{this};
   GatedTransfers gated_{this};
   UnflushedWrites unflushed_;
-  FlushTransfers flushes_{&unflushed_};
+  FlushTransfers flushes_{this};
+  HeldRequests held_;
+  std::atomic<bool> may_hold_{true};
 
   std::atomic<int64_t> id_{kClosed};
   std::atomic<uint64_t> size_{0};
+  DiskIdentity identity_;  // control thread
   // Constant once the device was open.
   uint32_t logical_block_size_ = 0;
   uint32_t physical_block_size_ = 0;

@@ -68,6 +68,7 @@ class Stack {
   static DeviceServer::Options Options(uint32_t max_io_size) {
     DeviceServer::Options options;
     options.rtrs.geometry.max_io_size = max_io_size;
+    options.tells_identity = false;
     return options;
   }
 
@@ -507,8 +508,7 @@ TEST(RemoteDeviceTest, ADeviceThatHangsHoldsUpNoOther) {
   for (const auto& request : hanging) EXPECT_EQ(request->Wait(), 0);
 }
 
-// While the server is away requests fail at once with EIO; when it is back they work, with the
-// device's new id.
+// Here the server does not say whether its host was started anew.
 TEST(RemoteDeviceTest, AFlushTellsThatWritesBeforeTheServersEndMayBeLost) {
   Stack stack;
   auto restart = [&, round = 0]() mutable {
@@ -540,6 +540,8 @@ TEST(RemoteDeviceTest, AFlushTellsThatWritesBeforeTheServersEndMayBeLost) {
   EXPECT_EQ(StatusToErrno(stack.client->Close()), EIO);
 }
 
+// While the server is away requests fail at once with EIO (io_hold: 0); when it is back they work,
+// with the device's new id.
 TEST(RemoteDeviceTest, TheServerGoesAwayAndComesBack) {
   Stack stack;
   std::atomic<bool> stop{false};

@@ -5,9 +5,9 @@
 
 namespace rnbd::client {
 
-// Knows whether a device has acknowledged writes that no FLUSH has covered yet. When the session
-// ends with such writes, nobody can tell whether the server's cache survived: the next FLUSH has to
-// fail, or it would vouch for writes that may be gone.
+// Knows whether a device has acknowledged writes that no FLUSH has covered yet. Where the server's
+// cache may not have survived, the next FLUSH has to fail, or it would vouch for writes that may be
+// gone.
 //
 // Any thread, without a lock.
 class UnflushedWrites {
@@ -29,8 +29,8 @@ class UnflushedWrites {
   // Whether there are such writes, or were and are lost.
   bool any() const { return present_.load() || lost_.load(); }
 
-  // The device was opened anew, in a session that knows nothing of the writes before.
-  void OnReopened() {
+  // The device was opened anew, and what the server had not made durable may be gone.
+  void OnCacheLost() {
     if (present_.exchange(false)) lost_.store(true);
   }
 

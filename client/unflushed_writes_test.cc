@@ -8,7 +8,7 @@ namespace {
 TEST(UnflushedWritesTest, AFlushAfterALossFailsOnce) {
   UnflushedWrites writes;
   writes.OnWritten();
-  writes.OnReopened();
+  writes.OnCacheLost();
   EXPECT_FALSE(writes.BeginFlush());
   EXPECT_TRUE(writes.BeginFlush());
 }
@@ -17,7 +17,7 @@ TEST(UnflushedWritesTest, FlushedWritesAreNotLost) {
   UnflushedWrites writes;
   writes.OnWritten();
   EXPECT_TRUE(writes.BeginFlush());
-  writes.OnReopened();
+  writes.OnCacheLost();
   EXPECT_TRUE(writes.BeginFlush());
 }
 
@@ -25,7 +25,7 @@ TEST(UnflushedWritesTest, WritesDuringAFlushAreNotCoveredByIt) {
   UnflushedWrites writes;
   EXPECT_TRUE(writes.BeginFlush());
   writes.OnWritten();
-  writes.OnReopened();
+  writes.OnCacheLost();
   EXPECT_FALSE(writes.BeginFlush());
 }
 
@@ -34,7 +34,7 @@ TEST(UnflushedWritesTest, AFailedFlushCoversNothing) {
   writes.OnWritten();
   EXPECT_TRUE(writes.BeginFlush());
   writes.OnFlushFailed();
-  writes.OnReopened();
+  writes.OnCacheLost();
   EXPECT_FALSE(writes.BeginFlush());
 }
 
@@ -43,7 +43,7 @@ TEST(UnflushedWritesTest, TellsWhetherThereAreAny) {
   EXPECT_FALSE(writes.any());
   writes.OnWritten();
   EXPECT_TRUE(writes.any());
-  writes.OnReopened();
+  writes.OnCacheLost();
   EXPECT_TRUE(writes.any());
   EXPECT_FALSE(writes.BeginFlush());
   EXPECT_FALSE(writes.any());
@@ -52,8 +52,8 @@ TEST(UnflushedWritesTest, TellsWhetherThereAreAny) {
 TEST(UnflushedWritesTest, TheLossIsRememberedOverFurtherSessions) {
   UnflushedWrites writes;
   writes.OnWritten();
-  writes.OnReopened();
-  writes.OnReopened();
+  writes.OnCacheLost();
+  writes.OnCacheLost();
   EXPECT_FALSE(writes.BeginFlush());
 }
 

@@ -4,7 +4,6 @@
 #include <bit>
 #include <cassert>
 #include <cerrno>
-#include <cstring>
 #include <limits>
 
 #include "absl/strings/escaping.h"
@@ -171,7 +170,13 @@ absl::Status ParseOpenResponse(absl::Span<const uint8_t> message, OpenedDevice* 
       response.header.type != static_cast<uint16_t>(RnbdMessageType::kOpenResponse)) {
     return ErrnoToStatus(EPROTO, "the server's reply is no OPEN_RSP");
   }
-  *device = {.device_id = response.device_id, .geometry = GeometryOf(response)};
+  uint64_t disk = 0;
+  for (size_t i = 0; i < sizeof(response.disk_id); ++i) {
+    disk |= uint64_t{response.disk_id[i]} << (8 * i);
+  }
+  *device = {.device_id = response.device_id,
+             .geometry = GeometryOf(response),
+             .identity = {.disk = disk, .host_start = response.host_start}};
   return Annotate(ValidateDeviceGeometry(device->geometry), "the server's device");
 }
 
@@ -268,23 +273,29 @@ absl::Status CheckRange(const IoRequest& request, const DeviceGeometry& geometry
 
 SessInfoResponse MakeSessInfoResponse(uint8_t version) { return {.ver = version}; }
 
-OpenResponse MakeOpenResponse(uint32_t device_id, const DeviceGeometry& geometry) {
+OpenResponse MakeOpenResponse(uint32_t device_id, const DeviceGeometry& geometry,
+                              const DiskIdentity& identity) {
   assert(ValidateDeviceGeometry(geometry).ok());
   const uint32_t physical = std::min(geometry.physical_block_size, kMaxBlockSizeOnWire);
   const int cache_policy =
       (geometry.fua ? OpenResponse::kFua : 0) | (geometry.writeback ? OpenResponse::kWriteback : 0);
-  return {.device_id = device_id,
-          .nsectors = geometry.nsectors,
-          .max_hw_sectors = geometry.max_hw_sectors,
-          .max_write_zeroes_sectors = geometry.max_write_zeroes_sectors,
-          .max_discard_sectors = geometry.max_discard_sectors,
-          .discard_granularity = geometry.discard_granularity,
-          .discard_alignment = geometry.discard_alignment,
-          .physical_block_size = static_cast<uint16_t>(physical),
-          .logical_block_size = static_cast<uint16_t>(geometry.logical_block_size),
-          .max_segments = Clamp16(geometry.max_segments),
-          .secure_discard = Clamp16(geometry.max_secure_erase_sectors),
-          .cache_policy = static_cast<uint8_t>(cache_policy)};
+  OpenResponse response = {.device_id = device_id,
+                           .nsectors = geometry.nsectors,
+                           .max_hw_sectors = geometry.max_hw_sectors,
+                           .max_write_zeroes_sectors = geometry.max_write_zeroes_sectors,
+                           .max_discard_sectors = geometry.max_discard_sectors,
+                           .discard_granularity = geometry.discard_granularity,
+                           .discard_alignment = geometry.discard_alignment,
+                           .physical_block_size = static_cast<uint16_t>(physical),
+                           .logical_block_size = static_cast<uint16_t>(geometry.logical_block_size),
+                           .max_segments = Clamp16(geometry.max_segments),
+                           .secure_discard = Clamp16(geometry.max_secure_erase_sectors),
+                           .cache_policy = static_cast<uint8_t>(cache_policy),
+                           .host_start = identity.host_start};
+  for (size_t i = 0; i < sizeof(response.disk_id); ++i) {
+    response.disk_id[i] = static_cast<uint8_t>(identity.disk >> (8 * i));
+  }
+  return response;
 }
 
 }  // namespace rnbd

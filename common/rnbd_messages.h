@@ -125,7 +125,10 @@ struct OpenResponse {
   Le16 secure_discard = 0;
   uint8_t obsolete_rotational = 0;
   uint8_t cache_policy = 0;
-  uint8_t reserved[10] = {};
+  // Reserved in the protocol, and what a kernel server sends there means nothing. Between ends of
+  // ours (rtrs::kRecovery) see DiskIdentity.
+  Le32 host_start = 0;
+  uint8_t disk_id[6] = {};
 
   static constexpr uint8_t kFua = 0x1;
   static constexpr uint8_t kWriteback = 0x2;
@@ -134,6 +137,7 @@ static_assert(WireMessage<OpenResponse> && sizeof(OpenResponse) == 56);
 static_assert(offsetof(OpenResponse, nsectors) == 8);
 static_assert(offsetof(OpenResponse, discard_alignment) == 32);
 static_assert(offsetof(OpenResponse, cache_policy) == 45);
+static_assert(offsetof(OpenResponse, host_start) == 46);
 
 struct IoMessage {
   MessageHeader header{.type = static_cast<uint16_t>(RnbdMessageType::kIo)};
@@ -211,14 +215,26 @@ IoMessage MakeIo(const IoRequest& request);
 // The version that both ends speak. EPROTO if this is no SESS_INFO_RSP.
 absl::StatusOr<uint8_t> ParseSessInfoResponse(absl::Span<const uint8_t> message);
 
+// By what a client that opens a device again finds out whether it is the one that it used, with all
+// that was written to it. 0: not known.
+struct DiskIdentity {
+  // Of the disk, for as long as it exists; 48 bits.
+  uint64_t disk = 0;
+  // Of what holds acknowledged writes that no FLUSH has covered: one start of one host.
+  uint32_t host_start = 0;
+  bool operator==(const DiskIdentity&) const = default;
+};
+
 struct OpenedDevice {
   uint32_t device_id = 0;
   DeviceGeometry geometry;
+  DiskIdentity identity;
 };
 
 // EPROTO if this is no OPEN_RSP, EINVAL if its geometry is not valid; after the latter the server
 // has the device open, and `device_id` tells which one is to be closed. A physical block size that
-// the field could not hold, or below the logical one, is raised to the logical one.
+// the field could not hold, or below the logical one, is raised to the logical one. `identity`
+// means something only if the server has said so.
 absl::Status ParseOpenResponse(absl::Span<const uint8_t> message, OpenedDevice* device);
 
 // ---- Server side -------------------------------------------------------------------------------
@@ -250,7 +266,9 @@ absl::Status CheckRange(const IoRequest& request, const DeviceGeometry& geometry
 
 SessInfoResponse MakeSessInfoResponse(uint8_t version);
 // `geometry` is valid. What the message's fields cannot hold is announced as the most they can.
-OpenResponse MakeOpenResponse(uint32_t device_id, const DeviceGeometry& geometry);
+// `identity` only for a client that has said that it looks for it.
+OpenResponse MakeOpenResponse(uint32_t device_id, const DeviceGeometry& geometry,
+                              const DiskIdentity& identity = {});
 
 }  // namespace rnbd
 

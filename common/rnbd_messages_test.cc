@@ -14,6 +14,7 @@
 #include "common/direction.h"
 #include "common/status.h"
 #include "common/wire.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 // The bytes themselves are compared with the kernel's in rtrs/captured_messages_test.cc.
@@ -249,12 +250,27 @@ TEST(OpenResponseTest, TruncatedPhysicalBlockSizeIsRaisedToTheLogicalOne) {
 
 TEST(OpenResponseTest, StaleReservedBytesAreIgnored) {
   OpenResponse response = MakeOpenResponse(7, {.nsectors = 8});
-  std::fill(std::begin(response.reserved), std::end(response.reserved), uint8_t{0xA5});
+  response.host_start = 0xA5A5A5A5;
+  std::fill(std::begin(response.disk_id), std::end(response.disk_id), uint8_t{0xA5});
   response.obsolete_rotational = 1;
   response.cache_policy = 0xFC;
   OpenedDevice device;
   ASSERT_TRUE(ParseOpenResponse(MessageBytes(response), &device).ok());
   EXPECT_FALSE(device.geometry.fua || device.geometry.writeback);
+}
+
+TEST(OpenResponseTest, CarriesTheIdentityOfTheDisk) {
+  const DiskIdentity identity = {.disk = 0x0123456789ab, .host_start = 0xfedcba98};
+  const OpenResponse response = MakeOpenResponse(7, {.nsectors = 8}, identity);
+  const absl::Span<const uint8_t> bytes = MessageBytes(response);
+  EXPECT_THAT(bytes.subspan(46),
+              ::testing::ElementsAre(0x98, 0xba, 0xdc, 0xfe, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01));
+  OpenedDevice device;
+  ASSERT_TRUE(ParseOpenResponse(bytes, &device).ok());
+  EXPECT_EQ(device.identity, identity);
+  const OpenResponse without = MakeOpenResponse(7, {.nsectors = 8});
+  ASSERT_TRUE(ParseOpenResponse(MessageBytes(without), &device).ok());
+  EXPECT_EQ(device.identity, DiskIdentity());
 }
 
 TEST(OpenResponseTest, WhatIsNoReplyIsAProtocolError) {

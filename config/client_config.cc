@@ -59,6 +59,7 @@ void ReadSettings(MapReader* reader, ClientSessionSettings* settings) {
                                  &settings->policy);
   ReadIoHold(reader, &settings->io_hold);
   ReadHeartbeat(reader, &settings->heartbeat);
+  reader->ReadBool("trust_server_cache", &settings->trust_server_cache);
   reader->ReadDuration("connect_timeout", absl::Milliseconds(100), absl::Minutes(5),
                        &settings->connect_timeout);
   ReadReconnect(reader, settings);

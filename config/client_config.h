@@ -11,13 +11,13 @@
 #include "common/rnbd_messages.h"
 #include "config/common_options.h"
 #include "rtrs/address.h"
+#include "rtrs/path_policy.h"
 
 // client.yaml, checked and with every default filled in. docs/configuration.md has the meaning of
 // each key for the people who write the file; this header has what the client may rely on.
 namespace rnbd::config {
 
-// How a session chooses a path for each request (protocol page, section 6.1). See NotInForce().
-enum class PathPolicy : uint8_t { kRoundRobin, kMinInflight, kMinLatency };
+using rtrs::PathPolicy;
 absl::string_view PathPolicyName(PathPolicy policy);  // "round-robin", ...
 
 enum class LoopAttach : uint8_t {
@@ -30,8 +30,8 @@ struct ClientDeviceConfig {
   // The file's name in the mount: one component, 1..255 bytes, unique in the file, not "sys".
   std::string name;
   AccessMode access = AccessMode::kReadWrite;
-  // How long a request waits while no path is up: 0 fails it at once, InfiniteDuration waits. See
-  // NotInForce().
+  // How long a request waits while its device is not open at the server: 0 fails it at once,
+  // InfiniteDuration waits.
   absl::Duration io_hold = absl::InfiniteDuration();
   LoopAttach loop = LoopAttach::kNo;
   Origin origin;
@@ -45,7 +45,10 @@ struct ClientSessionSettings {
   HeartbeatOptions heartbeat = {absl::Seconds(1), absl::Seconds(5)};
   absl::Duration connect_timeout = absl::Seconds(30);      // of one path with all its connections
   absl::Duration reconnect_min = absl::Milliseconds(200);  // back-off between attempts
-  absl::Duration reconnect_max = absl::Seconds(30);
+  absl::Duration reconnect_max = absl::Seconds(5);
+  // After the session was lost as a whole: whether a server that does not say so (a kernel server)
+  // is believed to have kept what it acknowledged. Otherwise the next FLUSH fails.
+  bool trust_server_cache = false;
   friend bool operator==(const ClientSessionSettings&, const ClientSessionSettings&) = default;
 };
 

@@ -29,6 +29,24 @@ class Devices {
   const ClientDeviceConfig* first_ = nullptr;
 };
 
+absl::string_view PathChoice(PathPolicy policy) {
+  switch (policy) {
+    case PathPolicy::kRoundRobin:
+      return "the next path in turn";
+    case PathPolicy::kMinInflight:
+      return "the path with the fewest requests in flight";
+    case PathPolicy::kMinLatency:
+      return "the path whose heartbeats come back fastest";
+  }
+  return "";
+}
+
+std::string HoldText(absl::Duration hold) {
+  if (hold == absl::ZeroDuration()) return "while it is away, requests fail";
+  if (hold == absl::InfiniteDuration()) return "while it is away, requests wait";
+  return absl::StrCat("while it is away, requests wait up to ", DurationToString(hold));
+}
+
 std::string DescribeSession(const ClientSessionConfig& session) {
   const ClientSessionSettings& settings = session.settings;
   std::string text = absl::StrCat("session ", session.name, " (", session.origin.text, ")\n");
@@ -36,19 +54,19 @@ std::string DescribeSession(const ClientSessionConfig& session) {
     absl::StrAppend(&text, "  path ", path.ToString(), "\n");
   }
   if (session.paths.size() > 1) {
-    absl::StrAppend(&text, "  each request takes the path with the fewest requests in flight\n");
+    absl::StrAppend(&text, "  each request takes ", PathChoice(settings.policy), "\n");
   }
   absl::StrAppend(&text, "  connecting may take ", DurationToString(settings.connect_timeout),
                   ", is tried again after ", DurationToString(settings.reconnect_min), " to ",
                   DurationToString(settings.reconnect_max), "\n");
   absl::StrAppend(&text, "  a path is dead after ", DurationToString(settings.heartbeat.timeout),
                   " without a sign of life, with a heartbeat every ",
-                  DurationToString(settings.heartbeat.interval), "\n");
-  absl::StrAppend(&text,
-                  "  requests on a path that is lost, and while none is up, fail with EIO\n");
+                  DurationToString(settings.heartbeat.interval),
+                  settings.heartbeat.given ? "" : ", with kernel peers after 35s and every 5s",
+                  "\n");
   for (const ClientDeviceConfig& device : session.devices) {
     absl::StrAppend(&text, "  file ", device.name, " is ", device.path, ", ",
-                    AccessModeName(device.access), "\n");
+                    AccessModeName(device.access), "; ", HoldText(device.io_hold), "\n");
   }
   if (session.devices.empty()) absl::StrAppend(&text, "  no devices\n");
   return text;
@@ -58,25 +76,11 @@ std::string DescribeSession(const ClientSessionConfig& session) {
 
 std::vector<std::string> NotInForce(const ClientConfig& config) {
   std::vector<std::string> sentences;
-  Devices holding;
   Devices looping;
   for (const ClientSessionConfig& session : config.sessions) {
-    const PathPolicy policy = session.settings.policy;
-    if (policy != PathPolicy::kMinInflight && session.paths.size() > 1) {
-      sentences.push_back(absl::StrCat(
-          "policy: ", PathPolicyName(policy), " is not in force for session ", session.name, " (",
-          session.origin.text, "): each request takes the path with the fewest in flight"));
-    }
     for (const ClientDeviceConfig& device : session.devices) {
-      if (device.io_hold != absl::ZeroDuration()) holding.Add(device);
       if (device.loop == LoopAttach::kAuto) looping.Add(device);
     }
-  }
-  if (!holding.empty()) {
-    sentences.push_back(absl::StrCat(
-        "io_hold: ", DurationToString(holding.first().io_hold), " is not in force for ",
-        holding.ToString(),
-        ": requests fail with EIO when their path is lost, and while no path is up, as with 0"));
   }
   if (!looping.empty()) {
     sentences.push_back(

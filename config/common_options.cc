@@ -41,6 +41,7 @@ void ReadWorkers(MapReader* reader, int* workers) {
 void ReadHeartbeat(MapReader* reader, HeartbeatOptions* heartbeat) {
   const YamlNode* node = reader->Find("heartbeat");
   if (node == nullptr) return;
+  heartbeat->given = true;
   MapReader section(*node, "heartbeat", reader->errors());
   section.ReadDuration("interval", absl::Milliseconds(100), absl::Minutes(1), &heartbeat->interval);
   section.ReadDuration("timeout", absl::Milliseconds(200), absl::Minutes(10), &heartbeat->timeout);

@@ -27,7 +27,11 @@ inline constexpr absl::Duration kMaxRdmaPoll = absl::Milliseconds(10);
 struct HeartbeatOptions {
   absl::Duration interval;  // between two heartbeats on an idle path
   absl::Duration timeout;   // without any sign of life: the path is dead
-  friend bool operator==(const HeartbeatOptions&, const HeartbeatOptions&) = default;
+  // From the file, so for every peer; otherwise kernel peers get the kernel's timing.
+  bool given = false;
+  friend bool operator==(const HeartbeatOptions& a, const HeartbeatOptions& b) {
+    return a.interval == b.interval && a.timeout == b.timeout;
+  }
 };
 
 struct LogConfig {

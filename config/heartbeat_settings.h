@@ -17,6 +17,11 @@ inline rtrs::HeartbeatSettings ToHeartbeatSettings(const HeartbeatOptions& optio
   return {options.interval, static_cast<int>(std::clamp<int64_t>(intervals - 2, 1, 1000))};
 }
 
+// The same for peers that are none of ours.
+inline rtrs::HeartbeatSettings ToKernelHeartbeatSettings(const HeartbeatOptions& options) {
+  return options.given ? ToHeartbeatSettings(options) : rtrs::KernelHeartbeat();
+}
+
 }  // namespace rnbd::config
 
 #endif  // RNBD_CONFIG_HEARTBEAT_SETTINGS_H_

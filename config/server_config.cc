@@ -347,6 +347,18 @@ void ReadSessions(MapReader* reader, ServerConfig* config) {
 
 // --- the rest ---
 
+void ReadStateFile(MapReader* reader, ServerConfig* config) {
+  const absl::optional<std::string> text =
+      reader->Text("state_file", "the absolute path of a file, which the server makes");
+  if (!text) return;
+  if (text->size() < 2 || text->front() != '/' || text->back() == '/') {
+    reader->AddError("state_file",
+                     absl::StrCat("expected the absolute path of a file, found \"", *text, "\""));
+    return;
+  }
+  config->state_file = *text;
+}
+
 void ReadAdminSocket(MapReader* reader, ServerConfig* config) {
   const absl::optional<std::string> text =
       reader->Text("admin_socket", "the absolute path of a socket");
@@ -437,6 +449,8 @@ absl::StatusOr<ServerConfig> ParseServerConfig(absl::string_view text, absl::str
                       &config.establishment_timeout);
   reader.ReadDuration("drain_timeout", absl::ZeroDuration(), absl::Minutes(10),
                       &config.drain_timeout);
+  reader.ReadDuration("grace_period", absl::ZeroDuration(), absl::Hours(1), &config.grace_period);
+  ReadStateFile(&reader, &config);
   ReadLimits(&reader, &config);
   ReadDeclaredDevices(&reader, "memory_devices", &config.memory_devices);
   ReadDeclaredDevices(&reader, "null_devices", &config.null_devices);

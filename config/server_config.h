@@ -93,9 +93,12 @@ struct ServerConfig {
   int workers = 1;                        // 1..kMaxWorkers, "auto" resolved
   std::string admin_socket;               // empty: none
   absl::optional<rtrs::Address> metrics;  // kTcp
-  HeartbeatOptions heartbeat = {absl::Seconds(5), absl::Seconds(30)};
+  HeartbeatOptions heartbeat = {absl::Seconds(1), absl::Seconds(5)};
   absl::Duration establishment_timeout = absl::Seconds(30);
   absl::Duration drain_timeout = absl::Seconds(4);
+  // For how long the place of a writer whose session was lost is kept for its session name.
+  absl::Duration grace_period = absl::Seconds(30);
+  std::string state_file;  // where writers are remembered over a restart; empty: nowhere
   ServerLimits limits;
   std::vector<DeclaredDevice> memory_devices;  // names are unique in each list
   std::vector<DeclaredDevice> null_devices;

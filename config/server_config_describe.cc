@@ -136,10 +136,18 @@ std::string Describe(const ServerConfig& config) {
   absl::StrAppend(&text, "rdma_poll: ", DurationToString(config.rdma_poll), "\n");
   absl::StrAppend(&text, "a path is dead after ", DurationToString(config.heartbeat.timeout),
                   " without a sign of life, with a heartbeat every ",
-                  DurationToString(config.heartbeat.interval), "; it must be established within ",
+                  DurationToString(config.heartbeat.interval),
+                  config.heartbeat.given ? "" : ", with kernel peers after 35s and every 5s",
+                  "; it must be established within ",
                   DurationToString(config.establishment_timeout), "\n");
   absl::StrAppend(&text, "SIGTERM lets requests finish for up to ",
                   DurationToString(config.drain_timeout), "\n");
+  absl::StrAppend(&text, "a writer whose session was lost has ",
+                  DurationToString(config.grace_period), " to come back, ",
+                  config.state_file.empty()
+                      ? "but not over a restart of the server (no state_file)"
+                      : absl::StrCat("also over a restart of the server (", config.state_file, ")"),
+                  "\n");
   for (const ServerSessionConfig& session : config.sessions) {
     text += DescribeSession(config, session);
   }

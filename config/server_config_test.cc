@@ -73,8 +73,8 @@ TEST(ServerConfig, HasTheDocumentedDefaults) {
   EXPECT_LE(config.workers, kMaxWorkers);
   EXPECT_EQ(config.admin_socket, "");
   EXPECT_FALSE(config.metrics);
-  EXPECT_EQ(config.heartbeat.interval, absl::Seconds(5));
-  EXPECT_EQ(config.heartbeat.timeout, absl::Seconds(30));
+  EXPECT_EQ(config.heartbeat.interval, absl::Seconds(1));
+  EXPECT_EQ(config.heartbeat.timeout, absl::Seconds(5));
   EXPECT_EQ(config.establishment_timeout, absl::Seconds(30));
   EXPECT_EQ(config.drain_timeout, absl::Seconds(4));
   EXPECT_GE(config.limits.chunk_memory, config.session_memory());
@@ -164,6 +164,7 @@ TEST(ServerConfig, TheExampleWithAllKeysShowsTheDefaults) {
     config->null_devices.clear();
     config->admin_socket.clear();
     config->metrics.reset();
+    config->state_file.clear();
   }
   EXPECT_EQ(example, defaults);
 }
@@ -269,7 +270,7 @@ TEST(ServerConfig, RefusesHeartbeatsThatCannotBeAnswered) {
             "s.yaml:5:12: timeout: 9s leaves no time for an answer: expected at least twice the "
             "interval of 5s");
   EXPECT_EQ(Error(WithLines("heartbeat: {interval: 20s}")),
-            "s.yaml:3:12: timeout: 30s leaves no time for an answer: expected at least twice the "
+            "s.yaml:3:12: timeout: 5s leaves no time for an answer: expected at least twice the "
             "interval of 20s");
   EXPECT_EQ(Error(WithLines("heartbeat: 5s")),
             "s.yaml:3:12: heartbeat: expected a map of keys and values, found \"5s\"");
@@ -340,6 +341,10 @@ TEST(ServerConfig, RefusesBadListenEntries) {
 }
 
 TEST(ServerConfig, ChecksTheAdminSocketAndMetrics) {
+  EXPECT_EQ(Error(WithLines("state_file: x.state")),
+            "s.yaml:3:13: state_file: expected the absolute path of a file, found \"x.state\"");
+  EXPECT_EQ(Parsed(WithLines("state_file: /var/x")).state_file, "/var/x");
+  EXPECT_EQ(Parsed(WithLines("grace_period: 0")).grace_period, absl::ZeroDuration());
   EXPECT_EQ(Error(WithLines("admin_socket: x.sock")),
             "s.yaml:3:15: admin_socket: address \"x.sock\": expected the absolute path of a "
             "socket, as in "
@@ -527,17 +532,19 @@ TEST(DescribeServer, TellsAPersonWhatWouldHappen) {
       "limits: 4096 sessions, 256 from one address, 16 paths each, 1024 connections on a path\n"
       "payload_checksum: only for clients that ask for it; log level: info\n"
       "rdma_poll: 20us\n"
-      "a path is dead after 30s without a sign of life, with a heartbeat every 5s; it must be "
+      "a path is dead after 5s without a sign of life, with a heartbeat every 1s; it must be "
       "established within 30s\n"
       "SIGTERM lets requests finish for up to 4s\n"
+      "a writer whose session was lost has 30s to come back, also over a restart of the server "
+      "(/var/lib/rnbd/server.state)\n"
       "session \"bench-?\" from Unix sockets, ::1/128, 127.0.0.0/8 "
-      "(config/examples/server-all-keys.yaml:34)\n"
+      "(config/examples/server-all-keys.yaml:36)\n"
       "  devices: scratch (1GiB), in memory, lost when the server ends\n"
       "  access: rw\n"
-      "session \"bench-null\" from any address (config/examples/server-all-keys.yaml:39)\n"
+      "session \"bench-null\" from any address (config/examples/server-all-keys.yaml:41)\n"
       "  devices: void (1TiB), null: writes vanish, reads give zeroes\n"
       "  access: ro, rw, migration\n"
-      "session \"tenant-*\" from 10.0.0.0/8, fd00::/8 (config/examples/server-all-keys.yaml:41)\n"
+      "session \"tenant-*\" from 10.0.0.0/8, fd00::/8 (config/examples/server-all-keys.yaml:43)\n"
       "  devices: disk?, archive/** below /srv/rnbd/%SESSNAME%/disks, with O_DIRECT where the file "
       "allows it\n"
       "  access: ro, rw, migration\n"

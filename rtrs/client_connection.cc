@@ -77,6 +77,7 @@ uint32_t ClientConnection::WriteTrailers(const ClientRequest& request, uint32_t 
     std::memcpy(header, &trailer, sizeof(trailer));
     return static_cast<uint32_t>(sizeof(trailer));
   };
+  if (request.fence) return write(MakeFenceTrailer());
   if (request.direction == Direction::kWrite) return write(MakeWriteTrailer(user_length));
   if (data_length == 0) return write(MakeReadTrailer(user_length));
   // NEED_INVAL stays clear: our memory is registered for the life of the path (section 9.1, item
@@ -110,7 +111,9 @@ void ClientConnection::OnEstablished(absl::Span<const uint8_t> private_data) {
 }
 
 void ClientConnection::OnReceipt(const Receipt& receipt) {
-  if (!heard_->load(std::memory_order_relaxed)) heard_->store(true, std::memory_order_relaxed);
+  if (!signals_->heard.load(std::memory_order_relaxed)) {
+    signals_->heard.store(true, std::memory_order_relaxed);
+  }
   if (!receipt.has_immediate) {
     TakeMessage(receipt);
     return;
@@ -175,7 +178,9 @@ void ClientConnection::OnResponse(const Receipt& receipt) {
   entry.connection.store(nullptr, std::memory_order_relaxed);
   --in_flight_;
   owner_->OnPermitFree(this, response->msg_id);
-  request->OnDone(response->error_number);
+  // ECONNABORTED says that the request was lost, and only we can say that.
+  const int error = response->error_number;
+  request->OnDone(error == ECONNABORTED ? EIO : error);
 }
 
 bool ClientConnection::TakeRkey(const Receipt& receipt, uint32_t msg_id) {
@@ -215,6 +220,7 @@ void ClientConnection::Retire() {
 // Only once the connection is down does the network let go of the requests' memory.
 void ClientConnection::FailInFlight() {
   if (in_flight_ == 0) return;
+  owner_->OnRequestsLost();
   stranded_permits_.reserve(in_flight_);
   for (uint32_t permit = 0; in_flight_ > 0 && permit < tables_->in_flight.size(); ++permit) {
     InFlight& entry = tables_->in_flight[permit];

@@ -21,6 +21,14 @@ namespace rnbd::rtrs {
 
 class ClientConnection;
 
+// What a path's connections and threads tell each other without a lock.
+struct PathSignals {
+  // Set whenever something arrives, for the path's heartbeat.
+  std::atomic<bool> heard{false};
+  // Of the last heartbeat that was answered, 0 before the first.
+  std::atomic<int64_t> latency_ns{0};
+};
+
 // A request on the wire. Entry n of a session belongs to whoever holds permit n; others may only
 // compare `connection`.
 struct InFlight {
@@ -74,6 +82,8 @@ class ClientConnectionOwner {
   virtual void OnHeartbeatAck(ClientConnection* connection) = 0;
   // A request was answered.
   virtual void OnPermitFree(ClientConnection* connection, uint32_t permit) = 0;
+  // Requests are about to fail with the connection; the server may still be at work on them.
+  virtual void OnRequestsLost() = 0;
   // The connection takes no more requests. Those in flight are failed when it is down.
   virtual void OnConnectionLost(ClientConnection* connection) = 0;
   // The last call: nothing is in flight any more. The connection may be destroyed after this call.
@@ -90,10 +100,9 @@ class ClientConnectionOwner {
 // thread of its ring.
 class ClientConnection final : public ConnectionHandler {
  public:
-  // `heard` is set whenever something arrives, for the path's heartbeat.
   ClientConnection(uint16_t cid, size_t lane, Ring* ring, ClientConnectionOwner* owner,
-                   std::atomic<bool>* heard)
-      : cid_(cid), lane_(lane), ring_(ring), owner_(owner), heard_(heard) {}
+                   PathSignals* signals)
+      : cid_(cid), lane_(lane), ring_(ring), owner_(owner), signals_(signals) {}
 
   uint16_t cid() const { return cid_; }
   // The number of the thread among the session's.
@@ -103,6 +112,8 @@ class ClientConnection final : public ConnectionHandler {
   bool lost() const { return lost_; }
   // Requests sent and not answered.
   uint32_t in_flight() const { return in_flight_; }
+  // Of the path.
+  int64_t latency_ns() const { return signals_->latency_ns.load(std::memory_order_relaxed); }
   // Permits of the requests that failed with the connection. The server may still be at work in
   // their chunks. Once the connection is down, on the control thread.
   const std::vector<uint32_t>& stranded_permits() const { return stranded_permits_; }
@@ -150,7 +161,7 @@ class ClientConnection final : public ConnectionHandler {
   const size_t lane_;
   Ring* const ring_;
   ClientConnectionOwner* const owner_;
-  std::atomic<bool>* const heard_;
+  PathSignals* const signals_;
   std::unique_ptr<Connection> connection_;
   ClientTables* tables_ = nullptr;
   PathMemory* memory_ = nullptr;

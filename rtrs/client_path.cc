@@ -47,7 +47,8 @@ ClientPath::ClientPath(ClientPathOwner* owner, Fabric* fabric, PathAddress addre
       path_uuid_(RandomUuid()),
       timer_(control, [this] { OnTimer(); }),
       heartbeat_timer_(control, [this] { OnHeartbeatTimer(); }),
-      heartbeat_(settings.heartbeat),
+      heartbeat_settings_(settings.heartbeat),
+      heartbeat_(heartbeat_settings_),
       permit_timer_(control, [this] { ReturnPermits(); }) {}
 
 ClientPath::~ClientPath() = default;
@@ -104,7 +105,7 @@ absl::Status ClientPath::AddConnection() {
   const size_t lane = cid == 0 ? workers_.size() : cid - 1;
   Ring* ring = cid == 0 ? control_ : workers_[lane];
   ClientConnectionOwner* owner = this;
-  auto connection = std::make_unique<ClientConnection>(cid, lane, ring, owner, &heard_);
+  auto connection = std::make_unique<ClientConnection>(cid, lane, ring, owner, &signals_);
   ConnectionLimits limits = cid == 0 ? kServiceLimits : IoLimits(acceptance_.geometry.queue_depth);
   ASSIGN_OR_RETURN(auto fabric_connection, fabric_->CreateConnection(ring, address_, domain_.get(),
                                                                      limits, connection.get()));
@@ -150,6 +151,8 @@ absl::Status ClientPath::TakeAcceptance(ClientConnection* connection,
   RETURN_IF_ERROR(acceptance.status());
   acceptance_ = *acceptance;
   ReturnPermits();
+  features_ = acceptance_.response.extension.features();
+  heartbeat_settings_ = features_ != 0 ? settings_.heartbeat : settings_.kernel_heartbeat;
   ASSIGN_OR_RETURN(tables_, owner_->OnGeometry(acceptance_.geometry));
   return RegisterMemory();
 }
@@ -217,15 +220,16 @@ void ClientPath::Ready() {
   was_connected_ = true;
   failed_attempts_ = 0;
   timer_.Cancel();
-  heartbeat_ = Heartbeat(settings_.heartbeat);
-  heard_.store(true, std::memory_order_relaxed);
-  heartbeat_timer_.Arm(settings_.heartbeat.interval);
+  heartbeat_ = Heartbeat(heartbeat_settings_);
+  signals_.heard.store(true, std::memory_order_relaxed);
+  signals_.latency_ns.store(0, std::memory_order_relaxed);
+  heartbeat_timer_.Arm(heartbeat_settings_.interval);
   owner_->OnPathUp(this);
 }
 
 void ClientPath::OnHeartbeatTimer() {
-  heartbeat_timer_.Arm(settings_.heartbeat.interval);
-  bool heard = heard_.exchange(false, std::memory_order_relaxed);
+  heartbeat_timer_.Arm(heartbeat_settings_.interval);
+  bool heard = signals_.heard.exchange(false, std::memory_order_relaxed);
   switch (heartbeat_.Tick(heard, control_->now_ns())) {
     case Heartbeat::Action::kNothing:
       return;
@@ -235,17 +239,24 @@ void ClientPath::OnHeartbeatTimer() {
     case Heartbeat::Action::kDead:
       Fail(ErrnoToStatus(ETIMEDOUT,
                          absl::StrCat("the server gave no sign of life for ",
-                                      absl::FormatDuration(settings_.heartbeat.DetectionBound()))));
+                                      absl::FormatDuration(heartbeat_settings_.DetectionBound()))));
       return;
   }
 }
 
 void ClientPath::OnHeartbeatAck(ClientConnection* connection) {
-  if (connection->cid() == 0) heartbeat_.OnAck(control_->now_ns());
+  if (connection->cid() > 0) return;
+  heartbeat_.OnAck(control_->now_ns());
+  signals_.latency_ns.store(absl::ToInt64Nanoseconds(heartbeat_.latency()),
+                            std::memory_order_relaxed);
 }
 
 void ClientPath::OnPermitFree(ClientConnection* connection, uint32_t permit) {
   owner_->OnPermitFree(connection->lane(), permit);
+}
+
+void ClientPath::OnRequestsLost() {
+  if (!requests_lost_.exchange(true)) owner_->OnRequestsLost();
 }
 
 void ClientPath::OnConnectionLost(ClientConnection* connection) {
@@ -285,18 +296,19 @@ void ClientPath::AttemptOver() {
   for (const auto& connection : connections_) {
     const std::vector<uint32_t>& permits = connection->stranded_permits();
     stranded_permits_.insert(stranded_permits_.end(), permits.begin(), permits.end());
+    if (permits.empty()) continue;
+    stranded_by_ = recon_cnt_;
+    if (!server_takes_fences()) permit_timer_.Arm(heartbeat_settings_.DetectionBound());
   }
   connections_.clear();
   domain_.reset();
   if (closed_ != nullptr) {
     Enter(State::kClosed);
-    permit_timer_.Cancel();
     owner_->OnPathDown(this, was_connected_, why_, absl::InfiniteDuration());
     std::exchange(closed_, nullptr)();
     return;
   }
   Enter(State::kWaiting);
-  if (!stranded_permits_.empty()) permit_timer_.Arm(settings_.heartbeat.DetectionBound());
   absl::Duration wait = NextWait();
   timer_.Arm(wait);
   owner_->OnPathDown(this, was_connected_, why_, wait);
@@ -305,10 +317,24 @@ void ClientPath::AttemptOver() {
 void ClientPath::ReturnPermits() {
   permit_timer_.Cancel();
   owner_->OnPermitsReturned(std::exchange(stranded_permits_, {}));
+  if (requests_lost_.exchange(false)) owner_->OnFenced();
+}
+
+FenceMessage ClientPath::MakeFence() const {
+  FenceMessage fence;
+  fence.path_uuid = path_uuid_;
+  fence.recon_cnt = stranded_by_;
+  return fence;
+}
+
+void ClientPath::OnFenceAnswered(const FenceMessage& fence) {
+  if (NeedsFence() && fence.recon_cnt == stranded_by_) ReturnPermits();
 }
 
 // Doubles with each failure; a random part keeps many clients from coming back in step.
 absl::Duration ClientPath::NextWait() {
+  // Two clients under one name would otherwise take the session from each other all the time.
+  if (StatusToErrno(why_) == ESTALE) return settings_.reconnect_max * (0.5 + RandomFraction() / 2);
   absl::Duration wait = settings_.reconnect_min;
   for (int i = 0; i < failed_attempts_ && wait < settings_.reconnect_max; ++i) wait *= 2;
   ++failed_attempts_;
@@ -343,7 +369,6 @@ void ClientPath::Close(std::function<void()> closed) {
     case State::kIdle:
     case State::kWaiting:
       timer_.Cancel();
-      permit_timer_.Cancel();
       Enter(State::kClosed);
       control_->Post(std::exchange(closed_, nullptr));
       return;

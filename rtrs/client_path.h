@@ -25,7 +25,8 @@ struct ClientPathSettings {
   absl::Duration connect_timeout;  // for all connections of the path together, and INFO
   absl::Duration reconnect_min;  // wait before the first new attempt, doubled for each further one
   absl::Duration reconnect_max;
-  HeartbeatSettings heartbeat;
+  HeartbeatSettings heartbeat;         // with a server of ours
+  HeartbeatSettings kernel_heartbeat;  // with any other
 };
 
 class ClientPath;
@@ -48,6 +49,11 @@ class ClientPathOwner {
   // Permits of requests that failed with an earlier connection of the path: the server has let go
   // of their chunks.
   virtual void OnPermitsReturned(const std::vector<uint32_t>& permits) = 0;
+
+  // On any lane's thread, before the first request fails with a connected path: see NeedsFence().
+  virtual void OnRequestsLost() = 0;
+  // Nothing that was lost with earlier connections of the path runs any more on the server.
+  virtual void OnFenced() = 0;
 
   // On the connection's thread: see ClientConnectionOwner.
   virtual void OnConnectionReady(ClientConnection* connection) = 0;
@@ -91,6 +97,16 @@ class ClientPath final : private ClientConnectionOwner {
   const PathAddress& address() const { return address_; }
   absl::Duration latency() const { return heartbeat_.latency(); }
 
+  // Whether the server may still be at work on requests that were lost with the path. That ends
+  // when it accepts this path anew, or has answered a FENCE; with a server that knows no FENCE,
+  // when it has had the time to notice.
+  bool NeedsFence() const { return !stranded_permits_.empty(); }
+  // What the server of the lost requests can do.
+  bool server_takes_fences() const { return (features_ & kRecovery) != 0; }
+  FenceMessage MakeFence() const;
+  // The server has answered `fence`.
+  void OnFenceAnswered(const FenceMessage& fence);
+
  private:
   static bool MayFollow(State from, State to);
   void Enter(State next);
@@ -120,6 +136,7 @@ class ClientPath final : private ClientConnectionOwner {
   void OnConnectionReady(ClientConnection* connection) override;
   void OnHeartbeatAck(ClientConnection* connection) override;
   void OnPermitFree(ClientConnection* connection, uint32_t permit) override;
+  void OnRequestsLost() override;
   void OnConnectionLost(ClientConnection* connection) override;
   void OnConnectionDown(ClientConnection* connection, const absl::Status& why,
                         absl::Span<const uint8_t> private_data) override;
@@ -141,14 +158,18 @@ class ClientPath final : private ClientConnectionOwner {
   std::function<void()> closed_;
   Ring::Timer timer_;
   Ring::Timer heartbeat_timer_;
+  HeartbeatSettings heartbeat_settings_;
   Heartbeat heartbeat_;
-  std::atomic<bool> heard_{false};
+  PathSignals signals_;
 
   // A chunk is not used again while the server may still work in it for a request that failed with
-  // its connection: what it reads from disk would spoil the data of a later write. It has let go
-  // when it accepts this path anew, or has had the time to notice that the path is lost.
+  // its connection: what it reads from disk would spoil the data of a later write. See
+  // NeedsFence().
   std::vector<uint32_t> stranded_permits_;
+  uint16_t stranded_by_ = 0;  // recon_cnt_ of their attempt
   Ring::Timer permit_timer_;
+  // Set by whichever lane is first to fail requests.
+  std::atomic<bool> requests_lost_{false};
 
   // Of the attempt under way or the connected path.
   bool was_connected_ = false;
@@ -156,6 +177,7 @@ class ClientPath final : private ClientConnectionOwner {
   bool info_sent_ = false;
   std::unique_ptr<Domain> domain_;
   Acceptance acceptance_;
+  Features features_ = 0;  // of the server
   ClientTables* tables_ = nullptr;
   PathMemory memory_;
   UniqueMapping info_;  // INFO_REQ, then room for INFO_RSP

@@ -25,10 +25,13 @@ class ClientRequest {
   Span spans[kMaxSpans];
   // At least kMinUserMessageSize bytes.
   absl::Span<const uint8_t> user_message;
+  // A kWrite without data whose user message is a FenceMessage; ClientSession's own.
+  bool fence = false;
 
-  // On the thread that submitted. 0; the peer's errno (positive); ECONNABORTED when the path went
-  // down before the answer: then whether the request was executed is unknown, and the server may
-  // still be at it; EMSGSIZE when it does not fit a chunk.
+  // On the thread that submitted. 0; the peer's errno (positive); ECONNABORTED, which no peer can
+  // cause, when the path went down before the answer: then whether the request was executed is
+  // unknown, and the server may still be at it. It may be sent again once ClientSession::fenced().
+  // EMSGSIZE when it does not fit a chunk.
   virtual void OnDone(int error) = 0;
 
  protected:

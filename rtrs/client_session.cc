@@ -24,6 +24,41 @@ constexpr uint32_t kMaxPermitsKept = 8;
 
 }  // namespace
 
+// On the control lane. One for each path, sent again when the path that carries it is lost too.
+class ClientSession::FenceRequest final : public ClientRequest {
+ public:
+  FenceRequest(ClientSession* session, ClientPath* path) : session_(session), path_(path) {}
+
+  bool busy() const { return busy_; }
+  void Send() {
+    busy_ = true;
+    message_ = path_->MakeFence();
+    direction = Direction::kWrite;
+    fence = true;
+    user_message = MessageBytes(message_);
+    session_->Submit(session_->control_lane(), this);
+  }
+
+  void OnDone(int error) override {
+    busy_ = false;
+    if (error == 0) {
+      path_->OnFenceAnswered(message_);
+      session_->SendFences();
+    } else if (error != ECONNABORTED) {
+      spdlog::warn(
+          "session {}: the server refused to fence path {}: {}; what was lost with it waits "
+          "until it is connected again",
+          session_->name(), path_->address().ToString(), ErrnoToStatus(error, "FENCE"));
+    }
+  }
+
+ private:
+  ClientSession* const session_;
+  ClientPath* const path_;
+  FenceMessage message_;
+  bool busy_ = false;
+};
+
 absl::StatusOr<std::unique_ptr<ClientSession>> ClientSession::Create(
     ClientSessionOptions options, Fabric* fabric, Ring* control, std::vector<Ring*> workers,
     ClientSessionHandler* handler) {
@@ -54,11 +89,16 @@ ClientSession::ClientSession(ClientSessionOptions options, Fabric* fabric, Ring*
     lanes_[lane].ring = control ? control_ : workers_[lane];
     lanes_[lane].max_in_flight = control ? kMaxServiceRequests : kMaxQueueDepth;
   }
-  for (const PathAddress& address : options_.paths) {
-    ClientPathOwner* owner = this;
-    paths_.push_back(std::make_unique<ClientPath>(owner, fabric_, address, uuid_, options_.name,
-                                                  options_.path, control_, workers_));
-  }
+  for (const PathAddress& address : options_.paths) paths_.push_back(MakePath(address));
+}
+
+ClientSession::Path ClientSession::MakePath(const PathAddress& address) {
+  ClientPathOwner* owner = this;
+  Path made;
+  made.path = std::make_unique<ClientPath>(owner, fabric_, address, uuid_, options_.name,
+                                           options_.path, control_, workers_);
+  made.fence = std::make_unique<FenceRequest>(this, made.path.get());
+  return made;
 }
 
 ClientSession::~ClientSession() = default;
@@ -69,11 +109,86 @@ ClientSession::~ClientSession() = default;
 void ClientSession::Start() { ConnectIdlePath(); }
 
 void ClientSession::ConnectIdlePath() {
-  for (const auto& path : paths_) {
-    if (path->state() != ClientPath::State::kIdle) continue;
-    path->Connect();
+  for (const Path& each : paths_) {
+    if (each.path->state() != ClientPath::State::kIdle) continue;
+    each.path->Connect();
     return;
   }
+}
+
+absl::Status ClientSession::AddPath(const PathAddress& address) {
+  assert(!closing_);
+  for (const Path& each : paths_) {
+    if (each.path->address() == address && !each.removed) {
+      return ErrnoToStatus(
+          EEXIST, absl::StrCat("session ", name(), " has path ", address.ToString(), " already"));
+    }
+  }
+  paths_.push_back(MakePath(address));
+  paths_.back().path->Connect();
+  return absl::OkStatus();
+}
+
+absl::Status ClientSession::RemovePath(const PathAddress& address) {
+  assert(!closing_);
+  size_t others = 0;
+  Path* found = nullptr;
+  for (Path& each : paths_) {
+    if (each.removed) continue;
+    if (each.path->address() == address) {
+      found = &each;
+    } else {
+      ++others;
+    }
+  }
+  if (found == nullptr) {
+    return ErrnoToStatus(ENOENT,
+                         absl::StrCat("session ", name(), " has no path ", address.ToString()));
+  }
+  if (others == 0) {
+    return ErrnoToStatus(
+        EBUSY, absl::StrCat("path ", address.ToString(), " is the only one of session ", name()));
+  }
+  found->removed = true;
+  spdlog::info("session {}: path {} is taken away", name(), address.ToString());
+  found->path->Close([this] {
+    if (closing_) return;
+    ForgetRemovedPaths();
+    ConnectIdlePath();
+  });
+  return absl::OkStatus();
+}
+
+// Those that are down and fenced.
+void ClientSession::ForgetRemovedPaths() {
+  paths_.erase(std::remove_if(paths_.begin(), paths_.end(),
+                              [](const Path& each) {
+                                return each.removed && !each.fence->busy() &&
+                                       !each.path->NeedsFence() &&
+                                       each.path->state() == ClientPath::State::kClosed;
+                              }),
+               paths_.end());
+}
+
+// A lost path is fenced over another one that is connected to the same server.
+void ClientSession::SendFences() {
+  if (closing_) return;
+  for (const Path& each : paths_) {
+    const bool down = each.path->state() != ClientPath::State::kConnected &&
+                      each.path->state() != ClientPath::State::kDisconnecting;
+    if (!down || !each.path->NeedsFence() || !each.path->server_takes_fences()) continue;
+    if (!each.fence->busy() && connected()) each.fence->Send();
+  }
+}
+
+void ClientSession::OnRequestsLost() { unfenced_paths_.fetch_add(1, std::memory_order_acq_rel); }
+
+void ClientSession::OnFenced() {
+  const bool last = unfenced_paths_.fetch_sub(1, std::memory_order_acq_rel) == 1;
+  if (closing_) return;
+  if (last) handler_->OnResendable();
+  // The path calls us; it may go when it has returned.
+  control_->Post([this] { ForgetRemovedPaths(); });
 }
 
 absl::StatusOr<ClientTables*> ClientSession::OnGeometry(const SessionGeometry& geometry) {
@@ -103,9 +218,9 @@ absl::StatusOr<ClientTables*> ClientSession::OnGeometry(const SessionGeometry& g
 
 // Paths that may know the tables.
 size_t ClientSession::AttemptsUnderWay() const {
-  return static_cast<size_t>(std::count_if(paths_.begin(), paths_.end(), [](const auto& path) {
-    return path->state() == ClientPath::State::kConnecting ||
-           path->state() == ClientPath::State::kDisconnecting;
+  return static_cast<size_t>(std::count_if(paths_.begin(), paths_.end(), [](const Path& each) {
+    return each.path->state() == ClientPath::State::kConnecting ||
+           each.path->state() == ClientPath::State::kDisconnecting;
   }));
 }
 
@@ -116,8 +231,14 @@ SessionGeometry ClientSession::geometry() const {
 }
 
 bool ClientSession::HasConnectedPath() const {
-  return std::any_of(paths_.begin(), paths_.end(), [](const auto& path) {
-    return path->state() == ClientPath::State::kConnected;
+  return std::any_of(paths_.begin(), paths_.end(), [](const Path& each) {
+    return each.path->state() == ClientPath::State::kConnected;
+  });
+}
+
+bool ClientSession::server_has_recovery() const {
+  return std::any_of(paths_.begin(), paths_.end(), [](const Path& each) {
+    return each.path->state() == ClientPath::State::kConnected && each.path->server_takes_fences();
   });
 }
 
@@ -127,10 +248,15 @@ void ClientSession::OnPathUp(ClientPath* path) {
     published_tables_.store(tables_.get(), std::memory_order_release);
   }
   const bool first = connected_paths_.fetch_add(1, std::memory_order_acq_rel) == 0;
-  for (const auto& other : paths_) {
-    if (other->state() == ClientPath::State::kIdle) other->Connect();
+  for (const Path& other : paths_) {
+    if (other.path->state() == ClientPath::State::kIdle) other.path->Connect();
   }
-  if (first) handler_->OnSessionUp();
+  if (first) {
+    handler_->OnSessionUp();
+  } else {
+    handler_->OnResendable();
+  }
+  SendFences();
 }
 
 void ClientSession::OnPathDown(ClientPath* path, bool was_connected, const absl::Status& why,
@@ -142,10 +268,12 @@ void ClientSession::OnPathDown(ClientPath* path, bool was_connected, const absl:
                    absl::FormatDuration(absl::Trunc(retry_in, absl::Milliseconds(1))));
     }
     if (connected_paths_.fetch_sub(1, std::memory_order_acq_rel) == 1) handler_->OnSessionDown(why);
+    SendFences();
     return;
   }
   if (closing_) return;
   if (!HasConnectedPath()) ConnectIdlePath();
+  SendFences();
   handler_->OnConnectFailed(path->address(), why, retry_in);
 }
 
@@ -153,8 +281,8 @@ void ClientSession::Close(std::function<void()> done) {
   closing_ = true;
   closed_ = std::move(done);
   paths_to_close_ = paths_.size();
-  for (const auto& path : paths_) {
-    path->Close([this] {
+  for (const Path& each : paths_) {
+    each.path->Close([this] {
       if (--paths_to_close_ == 0) Quiesce();
     });
   }
@@ -191,7 +319,7 @@ void ClientSession::Submit(size_t lane_number, ClientRequest* request) {
     return;
   }
   // Who came first is served first.
-  ClientConnection* connection = lane.first_waiting == nullptr ? ChooseConnection(lane) : nullptr;
+  ClientConnection* connection = lane.first_waiting == nullptr ? ChooseConnection(&lane) : nullptr;
   const int32_t permit = connection != nullptr ? permits_->Take(lane_number) : Permits::kNone;
   if (permit == Permits::kNone) {
     Wait(&lane, request);
@@ -213,17 +341,41 @@ bool ClientSession::Fits(const ClientRequest& request) const {
          (request.direction == Direction::kWrite || request.span_count <= 1);
 }
 
-// Of several paths the one with the fewest requests of this thread in flight; null when all have as
-// many as they may.
-ClientConnection* ClientSession::ChooseConnection(const Lane& lane) const {
+bool ClientSession::HasRoom(const Lane& lane) {
+  return std::any_of(lane.connections.begin(), lane.connections.end(),
+                     [&lane](const ClientConnection* connection) {
+                       return connection->in_flight() < lane.max_in_flight;
+                     });
+}
+
+// By the policy, of those that have fewer requests in flight than they may; null when none has. The
+// one behind the last comes first, so that equals take turns.
+ClientConnection* ClientSession::ChooseConnection(Lane* lane) const {
   ClientConnection* best = nullptr;
-  uint32_t fewest = lane.max_in_flight;
-  for (ClientConnection* connection : lane.connections) {
-    if (connection->in_flight() >= fewest) continue;
-    fewest = connection->in_flight();
+  size_t chosen = 0;
+  const size_t count = lane->connections.size();
+  for (size_t step = 1; step <= count; ++step) {
+    const size_t index = (lane->last_chosen + step) % count;
+    ClientConnection* connection = lane->connections[index];
+    if (connection->in_flight() >= lane->max_in_flight) continue;
+    if (best != nullptr && !IsBetter(*connection, *best)) continue;
     best = connection;
+    chosen = index;
   }
+  if (best != nullptr) lane->last_chosen = chosen;
   return best;
+}
+
+bool ClientSession::IsBetter(const ClientConnection& one, const ClientConnection& other) const {
+  switch (options_.policy) {
+    case PathPolicy::kRoundRobin:
+      return false;
+    case PathPolicy::kMinInflight:
+      return one.in_flight() < other.in_flight();
+    case PathPolicy::kMinLatency:
+      return one.latency_ns() < other.latency_ns();
+  }
+  return false;
 }
 
 void ClientSession::Wait(Lane* lane, ClientRequest* request) {
@@ -245,7 +397,7 @@ ClientRequest* ClientSession::NextWaiting(Lane* lane) {
 // False when no request waits or none can be sent.
 bool ClientSession::SendWaiting(Lane* lane, uint32_t permit) {
   if (lane->first_waiting == nullptr) return false;
-  ClientConnection* connection = ChooseConnection(*lane);
+  ClientConnection* connection = ChooseConnection(lane);
   if (connection == nullptr) return false;
   connection->Send(NextWaiting(lane), permit);
   return true;
@@ -255,7 +407,7 @@ bool ClientSession::SendWaiting(Lane* lane, uint32_t permit) {
 // next: so each of them is served in the end.
 void ClientSession::ServeWaiting(size_t lane_number) {
   Lane& lane = lanes_[lane_number];
-  while (lane.first_waiting != nullptr && ChooseConnection(lane) != nullptr) {
+  while (lane.first_waiting != nullptr && HasRoom(lane)) {
     const int32_t permit = permits_->Take(lane_number);
     if (permit == Permits::kNone) return;
     SendWaiting(&lane, static_cast<uint32_t>(permit));

@@ -18,6 +18,7 @@
 #include "rtrs/client_path.h"
 #include "rtrs/client_request.h"
 #include "rtrs/fabric.h"
+#include "rtrs/path_policy.h"
 #include "rtrs/permits.h"
 
 namespace rnbd::rtrs {
@@ -29,6 +30,7 @@ struct ClientSessionOptions {
   // most ClientSession::kMaxAreas.
   std::vector<absl::Span<uint8_t>> memory;
   ClientPathSettings path;
+  PathPolicy policy = PathPolicy::kMinInflight;
 };
 
 // Who is told of the session's fortune, on the control thread. The session itself logs each path
@@ -40,6 +42,9 @@ class ClientSessionHandler {
   virtual void OnSessionUp() = 0;
   // The last path went down. Every request in flight on it has failed with ECONNABORTED.
   virtual void OnSessionDown(const absl::Status& why) = 0;
+  // Requests that failed with ECONNABORTED may be submitted again, those of them that were sent
+  // only when fenced(): a lost path was fenced, or a further path came up.
+  virtual void OnResendable() = 0;
   // An attempt to connect a path failed; the next one is `retry_in` away.
   virtual void OnConnectFailed(const PathAddress& path, const absl::Status& why,
                                absl::Duration retry_in) = 0;
@@ -77,8 +82,18 @@ class ClientSession final : private ClientPathOwner {
   // Nothing may be submitted from then on.
   void Close(std::function<void()> done);
 
+  // Control thread: connects a further path. EEXIST if the session has it.
+  absl::Status AddPath(const PathAddress& address);
+  // Control thread: takes a path away; requests in flight on it fail with ECONNABORTED. ENOENT if
+  // the session has no such path, EBUSY if it has no other.
+  absl::Status RemovePath(const PathAddress& address);
+
   // On the thread of `lane`: sends the request over a connected path as soon as it has a permit.
   // Without a connected path it is done with ECONNABORTED. May complete within the call.
+  //
+  // A request that failed with ECONNABORTED may still be at work on the server. Sent again at once,
+  // it could be acknowledged, be followed by another write of the same place, and then by its own
+  // first copy. So whoever sends it again waits until fenced().
   void Submit(size_t lane, ClientRequest* request);
 
   size_t control_lane() const { return workers_.size(); }
@@ -88,6 +103,11 @@ class ClientSession final : private ClientPathOwner {
   // which may be larger. Before, a queue depth of 0.
   SessionGeometry geometry() const;
   bool connected() const { return connected_paths() > 0; }
+  // Control thread, while connected: whether the server does what kRecovery says.
+  bool server_has_recovery() const;
+  // Any thread: nothing runs any more on the server of the requests that this thread has seen fail
+  // with ECONNABORTED so far. OnResendable() comes when this turns true.
+  bool fenced() const { return unfenced_paths_.load(std::memory_order_acquire) == 0; }
   int connected_paths() const { return connected_paths_.load(std::memory_order_acquire); }
   const std::string& name() const { return options_.name; }
 
@@ -96,6 +116,7 @@ class ClientSession final : private ClientPathOwner {
   struct alignas(64) Lane {
     Ring* ring = nullptr;
     std::vector<ClientConnection*> connections;  // one of each connected path
+    size_t last_chosen = 0;                      // index among them, for kRoundRobin
     // Of each of them, in flight at the same time.
     uint32_t max_in_flight = 0;
     // Requests without a permit, in order.
@@ -104,6 +125,14 @@ class ClientSession final : private ClientPathOwner {
     // Permits that went from one request of this lane straight to the next, since another lane had
     // the chance to get one.
     uint32_t permits_kept = 0;
+  };
+
+  // A path that was given up, and the FENCE for what was lost with it.
+  class FenceRequest;
+  struct Path {
+    std::unique_ptr<ClientPath> path;
+    std::unique_ptr<FenceRequest> fence;
+    bool removed = false;
   };
 
   ClientSession(ClientSessionOptions options, Fabric* fabric, Ring* control,
@@ -115,14 +144,21 @@ class ClientSession final : private ClientPathOwner {
   void OnPathDown(ClientPath* path, bool was_connected, const absl::Status& why,
                   absl::Duration retry_in) override;
   void OnPermitsReturned(const std::vector<uint32_t>& permits) override;
+  void OnRequestsLost() override;
+  void OnFenced() override;
   void OnConnectionReady(ClientConnection* connection) override;
   void OnPermitFree(size_t lane, uint32_t permit) override;
   void OnConnectionLost(ClientConnection* connection) override;
 
   size_t AttemptsUnderWay() const;
   void ConnectIdlePath();
+  Path MakePath(const PathAddress& address);
+  void SendFences();
+  void ForgetRemovedPaths();
   void Quiesce();
-  ClientConnection* ChooseConnection(const Lane& lane) const;
+  static bool HasRoom(const Lane& lane);
+  ClientConnection* ChooseConnection(Lane* lane) const;
+  bool IsBetter(const ClientConnection& one, const ClientConnection& other) const;
   void Wait(Lane* lane, ClientRequest* request);
   ClientRequest* NextWaiting(Lane* lane);
   bool SendWaiting(Lane* lane, uint32_t permit);
@@ -140,8 +176,9 @@ class ClientSession final : private ClientPathOwner {
   const Uuid uuid_;
 
   std::vector<Lane> lanes_;
-  std::vector<std::unique_ptr<ClientPath>> paths_;
+  std::vector<Path> paths_;
   std::atomic<int> connected_paths_{0};
+  std::atomic<int> unfenced_paths_{0};
   size_t paths_to_close_ = 0;
   bool closing_ = false;
   std::function<void()> closed_;

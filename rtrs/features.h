@@ -18,8 +18,11 @@ using Features = uint8_t;
 inline constexpr Features kLargeRequests = 0x01;
 // Takes immediates in messages, where the device has no immediates (see iwarp.h).
 inline constexpr Features kImmediatesInMessages = 0x02;
+// A server takes FENCE (see messages.h), and says in OPEN_RSP which disk it has opened
+// (common/rnbd_messages.h): what a client needs to send requests again that it lost with a path.
+inline constexpr Features kRecovery = 0x04;
 
-inline constexpr Features kOurFeatures = kLargeRequests | kImmediatesInMessages;
+inline constexpr Features kOurFeatures = kLargeRequests | kImmediatesInMessages | kRecovery;
 
 struct Extension {
   Le32 magic = 0;

@@ -262,6 +262,12 @@ absl::StatusOr<RkeyResponse> ParseRkeyResponse(absl::Span<const uint8_t> message
 
 WriteTrailer MakeWriteTrailer(uint16_t usr_len) { return {.usr_len = usr_len}; }
 
+WriteTrailer MakeFenceTrailer() {
+  WriteTrailer trailer = MakeWriteTrailer(sizeof(FenceMessage));
+  trailer.type = static_cast<uint16_t>(MessageType::kFence);
+  return trailer;
+}
+
 ReadTrailer MakeReadTrailer(uint16_t usr_len) { return {.usr_len = usr_len}; }
 
 ReadTrailerWithDescriptor MakeReadTrailer(uint16_t usr_len, bool need_invalidate, uint64_t addr,
@@ -301,7 +307,8 @@ absl::StatusOr<Request> ParseRequest(absl::Span<const uint8_t> chunk, uint32_t t
   const ReadTrailer& trailer = longest.trailer;
   const uint16_t type = trailer.type;
   const bool is_read = type == static_cast<uint16_t>(MessageType::kRead);
-  if (!is_read && type != static_cast<uint16_t>(MessageType::kWrite)) {
+  const bool is_fence = type == static_cast<uint16_t>(MessageType::kFence);
+  if (!is_read && !is_fence && type != static_cast<uint16_t>(MessageType::kWrite)) {
     return Invalid("request of type ", type);
   }
 
@@ -318,7 +325,12 @@ absl::StatusOr<Request> ParseRequest(absl::Span<const uint8_t> chunk, uint32_t t
     return Invalid("request with ", data_len, " bytes of data, max_io_size is ", max_io_size);
   }
 
+  if (is_fence && (usr_len != sizeof(FenceMessage) || data_len != 0)) {
+    return Invalid("FENCE of ", usr_len, " bytes with ", data_len, " bytes of data");
+  }
+
   Request request = {.direction = is_read ? Direction::kRead : Direction::kWrite,
+                     .fence = is_fence,
                      .data_len = data_len,
                      .usr_message = usr_storage.first(usr_len)};
   if (is_read) {

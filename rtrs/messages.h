@@ -49,6 +49,8 @@ enum class MessageType : uint16_t {
   kWrite = 2,
   kRead = 3,
   kRkeyResponse = 4,
+  // Ours, far from what the kernel may number next.
+  kFence = 0x0100,
 };
 
 // ---- Connecting --------------------------------------------------------------------------------
@@ -248,6 +250,20 @@ struct ReadTrailerWithDescriptor {
 static_assert(WireMessage<ReadTrailerWithDescriptor> && sizeof(ReadTrailerWithDescriptor) == 24);
 
 WriteTrailer MakeWriteTrailer(uint16_t usr_len);
+
+// User message of a request between ends with kRecovery, behind a WriteTrailer of type kFence:
+// the client has lost a path of the session, and wants to send what was in flight on it again. The
+// server closes that path if it has not been connected by a later attempt, and answers when every
+// request that came over it has ended. Until then a write that was lost could land behind one that
+// was acknowledged later.
+struct FenceMessage {
+  Uuid path_uuid{};
+  Le16 recon_cnt = 0;  // the attempt that was lost
+  uint8_t reserved[2] = {};
+};
+static_assert(WireMessage<FenceMessage> && sizeof(FenceMessage) == 20);
+
+WriteTrailer MakeFenceTrailer();
 // For a read without data, FLUSH that is.
 ReadTrailer MakeReadTrailer(uint16_t usr_len);
 ReadTrailerWithDescriptor MakeReadTrailer(uint16_t usr_len, bool need_invalidate, uint64_t addr,
@@ -266,6 +282,7 @@ absl::Status CheckRequestSize(Direction direction, uint32_t data_len, uint32_t u
 // A request as a server has read it. Nothing in it refers to the chunk any more.
 struct Request {
   Direction direction = Direction::kWrite;
+  bool fence = false;     // the user message is a FenceMessage
   uint32_t data_len = 0;  // at the chunk's start; for reads equal to the descriptor's length, or 0
   // The user message, in the storage that was given to ParseRequest().
   absl::Span<const uint8_t> usr_message;
@@ -282,8 +299,9 @@ struct Request {
 // EINVAL for what no client of the protocol sends, a reason to close the path: a trailer,
 // descriptor or user message that does not lie inside the chunk, an unknown type, a user message
 // shorter than kMinUserMessageSize or longer than `usr_storage`, data longer than `max_io_size`,
-// more than one descriptor, a descriptor whose length is not that of the data or whose end exceeds
-// the address space, data without a descriptor in a read. Allocates nothing when it succeeds.
+// more than one descriptor, a FENCE that is not exactly its message, a descriptor whose length is
+// not that of the data or whose end exceeds the address space, data without a descriptor in a read.
+// Allocates nothing when it succeeds.
 absl::StatusOr<Request> ParseRequest(absl::Span<const uint8_t> chunk, uint32_t trailer_offset,
                                      uint32_t max_io_size, absl::Span<uint8_t> usr_storage);
 

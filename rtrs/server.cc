@@ -120,6 +120,7 @@ absl::StatusOr<Server::Session*> Server::FindOrAddSession(const ConnectRequest& 
   auto session = std::make_unique<Session>();
   session->uuid = request.paths_uuid;
   session->client = client;
+  session->features = request.features();
   session->geometry = GeometryFor(request.features(), options_.geometry);
   Session* added = session.get();
   sessions_[request.paths_uuid] = std::move(session);
@@ -175,20 +176,7 @@ absl::StatusOr<ServerChunks*> Server::OnInfo(ServerPath* path, const std::string
 
 absl::StatusOr<ServerChunks*> Server::JoinOrOpenSession(ServerPath* path, const std::string& name) {
   Session* session = sessions_.at(path->session_uuid()).get();
-  auto known = session_names_.find(name);
-  if (known != session_names_.end() && known->second != session->uuid) {
-    const Session& other = *sessions_.at(known->second);
-    if (other.closing()) {
-      return ErrnoToStatus(
-          EBUSY, absl::StrCat("session name \"", absl::CHexEscape(name),
-                              "\" is in use until the last requests of its earlier session are "
-                              "done"));
-    }
-    return ErrnoToStatus(
-        EPERM, absl::StrCat("session name \"", absl::CHexEscape(name),
-                            "\" is in use by another client; if that one has died, the name is "
-                            "free when its heartbeat has timed out"));
-  }
+  RETURN_IF_ERROR(MayTakeName(*session, name));
   if (session->handler == nullptr) {
     RETURN_IF_ERROR(OpenSession(session, name));
   } else if (session->name != name) {
@@ -200,6 +188,53 @@ absl::StatusOr<ServerChunks*> Server::JoinOrOpenSession(ServerPath* path, const 
   return session->chunks.get();
 }
 
+// A name belongs to one session. A client that was started anew at the same address takes it over:
+// the earlier client's session is closed, and the new one's comes when the last request of that is
+// done.
+absl::Status Server::MayTakeName(const Session& session, const std::string& name) {
+  auto known = session_names_.find(name);
+  if (known == session_names_.end() || known->second == session.uuid) return absl::OkStatus();
+  const Session& other = *sessions_.at(known->second);
+  const std::string shown = absl::CHexEscape(name);
+  const bool ending = other.paths.empty() || other.closing();
+  if (!ending && !SameHost(other.client, session.client)) {
+    return ErrnoToStatus(
+        EPERM, absl::StrCat("session name \"", shown, "\" is in use by a client at ",
+                            other.client.ToString(),
+                            "; if that one has died, the name is free when its heartbeat has "
+                            "timed out"));
+  }
+  if (!ending) {
+    ++counters_.sessions_taken_over;
+    spdlog::warn("session {}: another client at the same address, {}, takes it over", shown,
+                 session.client.ToString());
+    // Closing a path may change the list.
+    for (ServerPath* path : std::vector<ServerPath*>(other.paths)) {
+      path->Close(ErrnoToStatus(ESTALE, absl::StrCat("another client at the same address has taken "
+                                                     "over session \"",
+                                                     shown, "\"")));
+    }
+  }
+  return ErrnoToStatus(EBUSY,
+                       absl::StrCat("session name \"", shown,
+                                    "\" is in use until the last requests of its earlier session "
+                                    "are done"));
+}
+
+// Later attempts of a path are accepted only when the earlier one is gone, so a path that is not
+// there, or is there by a later attempt, has nothing running of the one that was lost.
+void Server::OnFence(ServerPath* from, const FenceMessage& fence,
+                     std::function<void(int error)> done) {
+  ++counters_.fences;
+  auto known = paths_.find(fence.path_uuid);
+  if (known == paths_.end()) return done(0);
+  ServerPath* lost = known->second.get();
+  if (lost == from || lost->session_uuid() != from->session_uuid()) return done(EINVAL);
+  if (IsLater(lost->recon_cnt(), fence.recon_cnt)) return done(0);
+  fences_[fence.path_uuid].push_back(std::move(done));
+  lost->Close(ErrnoToStatus(ECONNRESET, "the client has given the path up"));
+}
+
 absl::Status Server::OpenSession(Session* session, const std::string& name) {
   const uint64_t bytes = uint64_t{session->geometry.queue_depth} * session->geometry.chunk_size();
   const uint64_t limit = options_.limits.max_chunk_memory;
@@ -208,7 +243,8 @@ absl::Status Server::OpenSession(Session* session, const std::string& name) {
                                               " bytes of memory for chunks (max_chunk_memory)"));
   }
   ASSIGN_OR_RETURN(std::unique_ptr<ServerChunks> chunks, ServerChunks::Create(session->geometry));
-  ServerSessionInfo info = {name, session->client, session->geometry, chunks->memory()};
+  ServerSessionInfo info = {name, session->client, session->geometry, session->features,
+                            chunks->memory()};
   ASSIGN_OR_RETURN(session->handler, handler_->OnSession(info));
   chunks->set_handler(session->handler.get());
   session->chunks = std::move(chunks);
@@ -250,6 +286,9 @@ void Server::OnPathClosed(ServerPath* closed) {
   std::vector<ServerPath*>& siblings = sessions_.at(path->session_uuid())->paths;
   siblings.erase(std::remove(siblings.begin(), siblings.end(), closed), siblings.end());
   CountUsage(path->client(), 0, -static_cast<int>(path->connections_seen()));
+  if (auto waiting = fences_.extract(path->uuid()); !waiting.empty()) {
+    for (const auto& done : waiting.mapped()) done(0);
+  }
   Uuid session = path->session_uuid();
   // The path calls us; it may go when it has returned.
   control_->Post([this, session, path = std::shared_ptr<ServerPath>(std::move(path))]() mutable {

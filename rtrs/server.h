@@ -48,6 +48,8 @@ struct ServerCounters {
   uint64_t sessions_refused = 0;
   uint64_t protocol_violations = 0;
   uint64_t clients_timed_out = 0;
+  uint64_t fences = 0;
+  uint64_t sessions_taken_over = 0;
 };
 
 // The server's end of RTRS: listens, checks who connects (protocol page, section 2.4), and keeps
@@ -76,6 +78,7 @@ class Server final : private ListenHandler, private ServerPathOwner {
     Uuid uuid;
     std::string name;  // empty until the first INFO_REQ
     Address client;
+    Features features = 0;     // of its client
     SessionGeometry geometry;  // what its client can use of options_.geometry
     std::unique_ptr<ServerChunks> chunks;
     std::unique_ptr<ServerSessionHandler> handler;
@@ -102,6 +105,9 @@ class Server final : private ListenHandler, private ServerPathOwner {
   absl::StatusOr<ServerChunks*> OnInfo(ServerPath* path, const std::string& session_name) override;
   absl::StatusOr<ServerChunks*> JoinOrOpenSession(ServerPath* path, const std::string& name);
   absl::Status OpenSession(Session* session, const std::string& name);
+  absl::Status MayTakeName(const Session& session, const std::string& name);
+  void OnFence(ServerPath* from, const FenceMessage& fence,
+               std::function<void(int error)> done) override;
   void OnPathConnected(ServerPath* path) override;
   void OnPathClosing(ServerPath* path, bool was_connected, const absl::Status& why) override;
   void OnPathClosed(ServerPath* path) override;
@@ -122,6 +128,8 @@ class Server final : private ListenHandler, private ServerPathOwner {
   absl::flat_hash_map<Uuid, std::unique_ptr<Session>> sessions_;  // by paths_uuid
   absl::flat_hash_map<std::string, Uuid> session_names_;
   absl::flat_hash_map<Uuid, std::unique_ptr<ServerPath>> paths_;  // by sess_uuid
+  // What waits for the end of a path, by its sess_uuid.
+  absl::flat_hash_map<Uuid, std::vector<std::function<void(int error)>>> fences_;
   Usage usage_;
   absl::flat_hash_map<std::string, Usage> usage_by_address_;
   uint64_t chunk_memory_ = 0;

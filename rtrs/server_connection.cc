@@ -158,6 +158,11 @@ void ServerConnection::Begin(const RequestImmediate& place, bool may_be_spoiled)
     Violation(parsed.status().message());
     return;
   }
+  if (parsed->fence && !path_->may_fence) {
+    request->user_.store(0, std::memory_order_release);
+    Violation("FENCE, of which it had not spoken");
+    return;
+  }
   if (parsed->direction == Direction::kWrite) {
     if (may_be_spoiled && parsed->data_len > 0) {
       request->user_.store(0, std::memory_order_release);
@@ -172,7 +177,12 @@ void ServerConnection::Begin(const RequestImmediate& place, bool may_be_spoiled)
   request->ring_ = ring_;
   request->worker_ = worker_;
   ++active_;
-  chunks->handler()->OnRequest(request);
+  FenceMessage fence;
+  if (parsed->fence && CopyMessage(parsed->usr_message, 0, &fence)) {
+    owner_->OnFence(request, fence);
+  } else {
+    chunks->handler()->OnRequest(request);
+  }
 }
 
 // Section 6.8: after it has lost a path, a client uses the path's chunks on another one at once,

@@ -35,6 +35,8 @@ struct ServerPathState {
   absl::Span<RkeyResponse> next_keys;
   uint32_t next_keys_key = 0;
   bool has_windows() const { return !next_keys.empty(); }
+  // The client has said that it may send FENCE. Constant from the path's beginning.
+  bool may_fence = false;
 };
 
 // The path of a connection. All calls come on the connection's thread.
@@ -42,6 +44,8 @@ class ServerConnectionOwner {
  public:
   // INFO_REQ: a copy of the message.
   virtual void OnInfoRequest(ServerConnection* connection, const InfoRequest& message) = 0;
+  // FENCE: `request`, which is to be completed on this thread when it is done, brings `message`.
+  virtual void OnFence(ServerRequest* request, const FenceMessage& message) = 0;
   // The connection is lost; requests may still be worked on.
   virtual void OnConnectionLost(ServerConnection* connection, const absl::Status& why) = 0;
   // The last call: it is lost and no request of it is being worked on any more. It may be destroyed

@@ -18,6 +18,7 @@ struct ServerSessionInfo {
   std::string name;
   Address client;  // of the path that came first
   SessionGeometry geometry;
+  Features features = 0;       // of the client
   absl::Span<uint8_t> chunks;  // the memory of all chunks; lives as long as the session's handler
 };
 

@@ -30,7 +30,9 @@ ServerPath::ServerPath(ServerPathOwner* owner, const ConnectRequest& request, Ad
       connections_(request.cid_num),
       establishment_timer_(control, [this] { OnEstablishmentTimer(); }),
       heartbeat_timer_(control, [this] { OnHeartbeatTimer(); }),
-      heartbeat_(settings.heartbeat) {
+      heartbeat_settings_(request.features() != 0 ? settings.heartbeat : settings.kernel_heartbeat),
+      heartbeat_(heartbeat_settings_) {
+  shared_.may_fence = (request.features() & kRecovery) != 0;
   establishment_timer_.Arm(settings_.establishment_timeout);
 }
 
@@ -107,6 +109,15 @@ void ServerPath::OnInfoRequest(ServerConnection*, const InfoRequest& message) {
   control_->Post([this, message] { TakeInfoRequest(message); });
 }
 
+void ServerPath::OnFence(ServerRequest* request, const FenceMessage& message) {
+  // The path lives until the request is completed.
+  control_->Post([this, request, message] {
+    owner_->OnFence(this, message, [request](int error) {
+      request->ring()->Post([request, error] { request->Complete(error); });
+    });
+  });
+}
+
 void ServerPath::TakeInfoRequest(const InfoRequest& message) {
   if (closing()) return;
   absl::Status answered = AnswerInfoRequest(message);
@@ -151,7 +162,7 @@ absl::Status ServerPath::AnswerInfoRequest(const InfoRequest& message) {
   // their first request.
   shared_.chunks.store(chunks, std::memory_order_release);
   shared_.heard.store(true, std::memory_order_relaxed);
-  heartbeat_timer_.Arm(settings_.heartbeat.interval);
+  heartbeat_timer_.Arm(heartbeat_settings_.interval);
   owner_->OnPathConnected(this);
   ServerConnection* service = connections_.front().get();
   service->ring()->Post(
@@ -175,7 +186,7 @@ absl::Status ServerPath::CreateNextKeys(uint32_t count) {
 }
 
 void ServerPath::OnHeartbeatTimer() {
-  heartbeat_timer_.Arm(settings_.heartbeat.interval);
+  heartbeat_timer_.Arm(heartbeat_settings_.interval);
   bool heard = shared_.heard.exchange(false, std::memory_order_relaxed);
   switch (heartbeat_.Tick(heard, control_->now_ns())) {
     case Heartbeat::Action::kNothing:
@@ -188,7 +199,7 @@ void ServerPath::OnHeartbeatTimer() {
     case Heartbeat::Action::kDead:
       Close(ErrnoToStatus(
           ETIMEDOUT, absl::StrCat("the client gave no sign of life for ",
-                                  absl::FormatDuration(settings_.heartbeat.DetectionBound()))));
+                                  absl::FormatDuration(heartbeat_settings_.DetectionBound()))));
       return;
   }
 }

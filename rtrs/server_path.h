@@ -30,6 +30,10 @@ class ServerPathOwner {
   // is refused.
   virtual absl::StatusOr<ServerChunks*> OnInfo(ServerPath* path,
                                                const std::string& session_name) = 0;
+  // The client has given up a path of the session of `path`, and all that came over it: `done`, on
+  // this thread, when nothing of it runs any more, with 0 or a positive errno.
+  virtual void OnFence(ServerPath* path, const FenceMessage& fence,
+                       std::function<void(int error)> done) = 0;
   // INFO_REQ is being answered.
   virtual void OnPathConnected(ServerPath* path) = 0;
   // The path is closing: nothing more is sent, requests may still be worked on.
@@ -44,7 +48,8 @@ class ServerPathOwner {
 struct ServerPathSettings {
   // From the first connection to INFO_REQ.
   absl::Duration establishment_timeout;
-  HeartbeatSettings heartbeat;
+  HeartbeatSettings heartbeat;         // with a client of ours
+  HeartbeatSettings kernel_heartbeat;  // with any other
   // Over fabrics that have windows, a client can write to a chunk only while no request is in it.
   bool always_invalidate = false;
 };
@@ -96,6 +101,7 @@ class ServerPath final : private ServerConnectionOwner {
   void Quiesce();
 
   void OnInfoRequest(ServerConnection* connection, const InfoRequest& message) override;
+  void OnFence(ServerRequest* request, const FenceMessage& message) override;
   void OnConnectionLost(ServerConnection* connection, const absl::Status& why) override;
   void OnConnectionQuiet(ServerConnection* connection) override;
 
@@ -123,6 +129,7 @@ class ServerPath final : private ServerConnectionOwner {
   UniqueMapping next_keys_;
   Ring::Timer establishment_timer_;
   Ring::Timer heartbeat_timer_;
+  const HeartbeatSettings heartbeat_settings_;
   Heartbeat heartbeat_;
 };
 

@@ -45,6 +45,7 @@ class Events final : public ClientSessionHandler {
   absl::Notification up;
   void OnSessionUp() override { up.Notify(); }
   void OnSessionDown(const absl::Status&) override {}
+  void OnResendable() override {}
   void OnConnectFailed(const PathAddress&, const absl::Status& why, absl::Duration) override {
     spdlog::error("connect: {}", why);
   }

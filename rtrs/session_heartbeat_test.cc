@@ -43,6 +43,7 @@ TEST_P(SessionHeartbeatTest, ASilentServerIsNoticed) {
   ASSERT_NO_FATAL_FAILURE(server.Start());
   ClientPathSettings settings = TinyPathSettings();
   settings.heartbeat = kQuick;
+  settings.kernel_heartbeat = settings.heartbeat;
   // Once: what the server tells is about the latest attempt.
   settings.reconnect_min = settings.reconnect_max = absl::Seconds(1000);
   TestClient client(fabric(), "blya", {server.path()}, settings);
@@ -64,6 +65,7 @@ TEST_P(SessionHeartbeatTest, ASilentServerIsNoticed) {
 TEST_P(SessionHeartbeatTest, ASilentClientIsNoticed) {
   ServerOptions options = TinyServerOptions();
   options.path.heartbeat = kQuick;
+  options.path.kernel_heartbeat = options.path.heartbeat;
   TestServer server(fabric(), {ListenAddress()}, options);
   ASSERT_NO_FATAL_FAILURE(server.Start());
   RawClient client(fabric(), server.path(), thread_.get());
@@ -88,6 +90,7 @@ TEST_P(SessionHeartbeatTest, ASilentClientIsNoticed) {
 TEST_P(SessionHeartbeatTest, RequestsAreASignOfLife) {
   ServerOptions options = TinyServerOptions();
   options.path.heartbeat = {.interval = absl::Milliseconds(200), .missed_max = 8};
+  options.path.kernel_heartbeat = options.path.heartbeat;
   TestServer server(fabric(), {ListenAddress()}, options);
   ASSERT_NO_FATAL_FAILURE(server.Start());
   RawClient client(fabric(), server.path(), thread_.get());
@@ -109,10 +112,12 @@ TEST_P(SessionHeartbeatTest, RequestsAreASignOfLife) {
 TEST_P(SessionHeartbeatTest, AnIdleSessionStaysUp) {
   ServerOptions options = TinyServerOptions();
   options.path.heartbeat = kPatient;
+  options.path.kernel_heartbeat = options.path.heartbeat;
   TestServer server(fabric(), {ListenAddress()}, options);
   ASSERT_NO_FATAL_FAILURE(server.Start());
   ClientPathSettings settings = TinyPathSettings();
   settings.heartbeat = kPatient;
+  settings.kernel_heartbeat = settings.heartbeat;
   TestClient client(fabric(), "blya", {server.path()}, settings);
   client.Start();
   ASSERT_TRUE(client.WaitUp(1));
@@ -127,10 +132,12 @@ TEST_P(SessionHeartbeatTest, ASlowBackendIsNoSilence) {
   const HeartbeatSettings heartbeat = {.interval = absl::Milliseconds(200), .missed_max = 8};
   ServerOptions options = TinyServerOptions();
   options.path.heartbeat = heartbeat;
+  options.path.kernel_heartbeat = options.path.heartbeat;
   TestServer server(fabric(), {ListenAddress()}, options);
   ASSERT_NO_FATAL_FAILURE(server.Start());
   ClientPathSettings settings = TinyPathSettings();
   settings.heartbeat = heartbeat;
+  settings.kernel_heartbeat = settings.heartbeat;
   TestClient client(fabric(), "blya", {server.path()}, settings);
   client.Start();
   ASSERT_TRUE(client.WaitUp(1));
@@ -148,6 +155,7 @@ TEST_P(SessionHeartbeatTest, ASlowBackendIsNoSilence) {
 TEST_P(SessionHeartbeatTest, OneHeartbeatAtATime) {
   ServerOptions options = TinyServerOptions();
   options.path.heartbeat = kPatient;
+  options.path.kernel_heartbeat = options.path.heartbeat;
   TestServer server(fabric(), {ListenAddress()}, options);
   ASSERT_NO_FATAL_FAILURE(server.Start());
   RawClient client(fabric(), server.path(), thread_.get());

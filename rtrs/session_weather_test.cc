@@ -45,7 +45,9 @@ class SessionWeatherTest : public SessionFixture {
   void StartEnds(Fabric* fabric, int paths) {
     ServerOptions options = TinyServerOptions();
     options.geometry = {.queue_depth = 6, .max_io_size = 16384, .max_hdr_size = 4096};
-    options.path = {.establishment_timeout = absl::Seconds(2), .heartbeat = kHeartbeat};
+    options.path = {.establishment_timeout = absl::Seconds(2),
+                    .heartbeat = kHeartbeat,
+                    .kernel_heartbeat = kHeartbeat};
     std::vector<Address> addresses;
     for (int i = 0; i < paths; ++i) addresses.push_back(ListenAddress(i));
     server_ = std::make_unique<TestServer>(fabric, addresses, options);

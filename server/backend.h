@@ -21,6 +21,8 @@ struct Geometry {
   bool write_back_cache = false;  // acknowledged writes need FLUSH to be durable
   bool fua = false;               // WRITE with FUA is durable when acknowledged
   bool rotational = false;
+  // Names the disk for as long as it exists, over restarts of server and host; 0: unknown. 48 bits.
+  uint64_t disk_id = 0;
 };
 
 enum class BlockOperation : uint8_t {

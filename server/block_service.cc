@@ -6,17 +6,46 @@
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
 #include "server/device_session.h"
+#include "server/kept_places.h"
 #include "server/policy_opener.h"
 #include "server/session_policy.h"
 
 namespace rnbd::server {
+namespace {
+
+ExportTable::Options ExportOptions(const config::ServerConfig& config) {
+  ExportTable::Options options;
+  options.grace_period = config.grace_period;
+  if (config.state_file.empty()) return options;
+  options.on_writers = [path = config.state_file](const std::vector<ExportTable::Holder>& writers) {
+    if (absl::Status saved = SavePlaces(path, writers); !saved.ok()) {
+      spdlog::error("{}: after a restart of the server the writers' places are not kept", saved);
+    }
+  };
+  return options;
+}
+
+}  // namespace
 
 BlockService::BlockService(const config::ServerConfig* config, Ring* device_thread,
                            std::vector<Ring*> workers)
     : config_(config),
       device_thread_(device_thread),
       workers_(std::move(workers)),
+      exports_(ExportOptions(*config)),
       log_refusals_(std::chrono::seconds(5)) {}
+
+absl::Status BlockService::KeepPlaces() {
+  if (config_->state_file.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(std::vector<ExportTable::Holder> writers, LoadPlaces(config_->state_file));
+  for (ExportTable::Holder& writer : writers) {
+    spdlog::info("session {} had device {} open ({}): it is kept for it for {}",
+                 writer.session_name, writer.device_name, AccessModeName(writer.mode),
+                 absl::FormatDuration(config_->grace_period));
+    exports_.Keep(std::move(writer));
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> BlockService::OnSession(
     const rtrs::ServerSessionInfo& session) {

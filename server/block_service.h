@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/logging.h"
 #include "common/ring.h"
@@ -21,6 +22,10 @@ class BlockService final : public rtrs::ServerHandler {
   // `config` and the rings outlive the service, and it outlives its sessions and what they posted
   // to `device_thread`.
   BlockService(const config::ServerConfig* config, Ring* device_thread, std::vector<Ring*> workers);
+
+  // Before the first session: keeps the places of those who had devices open when the last process
+  // ended (`state_file`).
+  absl::Status KeepPlaces();
 
   absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> OnSession(
       const rtrs::ServerSessionInfo& session) override;

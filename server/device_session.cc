@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
 #include "common/status.h"
+#include "server/disk_id.h"
 
 namespace rnbd::server {
 namespace {
@@ -63,6 +64,7 @@ DeviceSession::DeviceSession(const rtrs::ServerSessionInfo& info,
                              const std::vector<Ring*>& workers)
     : name_(info.name),
       session_geometry_(info.geometry),
+      tells_identity_((info.features & rtrs::kRecovery) != 0),
       opener_(std::move(opener)),
       device_thread_(device_thread),
       ios_(info.geometry.queue_depth),
@@ -76,7 +78,11 @@ DeviceSession::~DeviceSession() {
   }
   // std::function wants to be copied; the devices still die on the device thread, with the last
   // copy.
-  device_thread_->Post([devices = std::shared_ptr<Devices>(std::move(devices_))] {});
+  device_thread_->Post([devices = std::shared_ptr<Devices>(std::move(devices_))] {
+    for (auto& [id, device] : devices->by_id) {
+      if (!device.closing && device.opened.on_abandoned) device.opened.on_abandoned();
+    }
+  });
 }
 
 // The data path.
@@ -202,18 +208,23 @@ absl::StatusOr<OpenResponse> DeviceSession::Open(const OpenRequest& open) {
   // first.
   auto known = devices_->by_name.find(open.dev_name);
   if (known != devices_->by_name.end()) {
-    return MakeOpenResponse(known->second, devices_->by_id.at(known->second).geometry);
+    const Device& device = devices_->by_id.at(known->second);
+    return MakeOpenResponse(known->second, device.geometry, device.identity);
   }
   ASSIGN_OR_RETURN(OpenedDevice opened, opener_->Open(open.dev_name, open.access_mode));
   DeviceGeometry geometry = Announce(opened.backend->geometry(), session_geometry_);
   RETURN_IF_ERROR(ValidateDeviceGeometry(geometry));
   ASSIGN_OR_RETURN(uint32_t id, slots_.Open(opened.backend.get(), geometry, opened.read_only));
   if (opened.backend->wants_registered_buffers()) chunk_buffers_.Register();
-  devices_->by_id[id] = {open.dev_name, std::move(opened), geometry};
+  DiskIdentity identity;
+  if (tells_identity_) {
+    identity = {.disk = opened.backend->geometry().disk_id, .host_start = HostStart()};
+  }
+  devices_->by_id[id] = {open.dev_name, std::move(opened), geometry, identity};
   devices_->by_name[open.dev_name] = id;
   spdlog::info("session {}: device {} opened {}, {} bytes, id {}", name_, open.dev_name,
                AccessModeName(open.access_mode), geometry.nsectors * kSectorSize, id);
-  return MakeOpenResponse(id, geometry);
+  return MakeOpenResponse(id, geometry, identity);
 }
 
 void DeviceSession::OnClose(rtrs::ServerRequest* request) {

@@ -28,6 +28,9 @@ namespace rnbd::server {
 struct OpenedDevice {
   // The share of the underlying disk; given back when the device is closed, behind the backend.
   std::shared_ptr<void> lease;
+  // The session was lost before it closed the device, if set: on the device thread, before the
+  // device is closed for it.
+  std::function<void()> on_abandoned;
   std::unique_ptr<Backend> backend;
   bool read_only = false;
 };
@@ -76,6 +79,7 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
     std::string name;
     OpenedDevice opened;
     DeviceGeometry geometry;
+    DiskIdentity identity;
     bool closing = false;  // waits for the last request at work
   };
   struct Devices {
@@ -94,6 +98,7 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
 
   const std::string name_;
   const rtrs::SessionGeometry session_geometry_;
+  const bool tells_identity_;  // to a client that looks for it
   const std::unique_ptr<DeviceOpener> opener_;
   Ring* const device_thread_;
   // Of RNBD's protocol, as SESS_INFO agreed.

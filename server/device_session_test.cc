@@ -216,6 +216,7 @@ TEST_F(DeviceSessionTest, OpenTellsTheGeometryAndNothingElse) {
   geometry.discard_granularity = 4096;
   geometry.max_write_zeroes = 12288;
   geometry.fua = false;
+  geometry.disk_id = 0x123456789abc;
   disk_.set_geometry(geometry);
   const OpenMessage message = *MakeOpen("disk0", AccessMode::kReadWrite);
   absl::Span<uint8_t> reply = client_->data(4096);
@@ -233,7 +234,10 @@ TEST_F(DeviceSessionTest, OpenTellsTheGeometryAndNothingElse) {
   EXPECT_EQ(opened.geometry.max_hw_sectors, (64u << 10) / 512);
   EXPECT_TRUE(opened.geometry.writeback);
   EXPECT_FALSE(opened.geometry.fua);
-  EXPECT_THAT(reply.subspan(46), Each(0));
+  // Behind it what a client of ours looks for: the start of the host, and the disk's identity.
+  EXPECT_NE(opened.identity.host_start, 0u);
+  EXPECT_EQ(opened.identity.disk, 0x123456789abcu);
+  EXPECT_THAT(reply.subspan(56), Each(0));
 }
 
 TEST_F(DeviceSessionTest, OpenMustBeWellFormed) {

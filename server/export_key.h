@@ -19,6 +19,7 @@ struct ExportKey {
   bool Overlaps(const ExportKey& other) const {
     return disk == other.disk && begin < other.end && other.begin < end;
   }
+  bool operator==(const ExportKey&) const = default;
 };
 
 // Of the regular file or block device open at `fd`: hard links and links give the same key, a

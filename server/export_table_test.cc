@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "common/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -162,6 +163,76 @@ TEST(ExportTableTest, OneOfManyThreadsGetsToWrite) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_GT(won, 0);
   EXPECT_THAT(table.Holders(), IsEmpty());
+}
+
+class GracePeriodTest : public ::testing::Test {
+ protected:
+  absl::StatusOr<Lease> Acquire(const std::string& session, AccessMode mode) {
+    return table_.Acquire({kDisk, mode, session, "disk0"});
+  }
+
+  absl::Time now_ = absl::UnixEpoch();
+  std::vector<ExportTable::Holder> writers_;
+  ExportTable table_{{.grace_period = absl::Seconds(30),
+                      .on_writers = [this](const auto& writers) { writers_ = writers; },
+                      .now = [this] { return now_; }}};
+};
+
+TEST_F(GracePeriodTest, ALostWritersPlaceIsKeptForItsSession) {
+  absl::StatusOr<Lease> owner = Acquire("blya", kRw);
+  ASSERT_TRUE(owner.ok());
+  EXPECT_TRUE(owner->first_writer());
+  owner->Abandon();
+  EXPECT_THAT(writers_, SizeIs(1));
+  EXPECT_TRUE(table_.Holders().empty());
+  now_ += absl::Seconds(20);
+  absl::StatusOr<Lease> thief = Acquire("other", kRw);
+  EXPECT_EQ(StatusToErrno(thief.status()), EPERM);
+  EXPECT_THAT(thief.status().ToString(), HasSubstr("which was lost and may come back for 10s"));
+  EXPECT_TRUE(Acquire("other", kRo).ok());
+  absl::StatusOr<Lease> back = Acquire("blya", kRw);
+  ASSERT_TRUE(back.ok());
+  EXPECT_TRUE(back->first_writer());
+  EXPECT_THAT(writers_, SizeIs(1));
+  back->Release();
+  EXPECT_TRUE(writers_.empty());
+  EXPECT_TRUE(Acquire("other", kRw).ok());
+}
+
+TEST_F(GracePeriodTest, EndsInTime) {
+  absl::StatusOr<Lease> owner = Acquire("blya", kRw);
+  owner->Abandon();
+  now_ += absl::Seconds(30);
+  EXPECT_TRUE(Acquire("other", kRw).ok());
+}
+
+TEST_F(GracePeriodTest, IsForWritersThatWereLost) {
+  absl::StatusOr<Lease> reader = Acquire("blya", kRo);
+  reader->Abandon();
+  absl::StatusOr<Lease> writer = Acquire("blya", kRw);
+  writer->Release();
+  EXPECT_TRUE(Acquire("other", kRw).ok());
+}
+
+TEST_F(GracePeriodTest, AMigrationKeepsBothPlaces) {
+  absl::StatusOr<Lease> from = Acquire("from", kRw);
+  absl::StatusOr<Lease> to = Acquire("to", kMig);
+  ASSERT_TRUE(to.ok());
+  EXPECT_FALSE(to->first_writer());
+  from->Abandon();
+  to->Abandon();
+  EXPECT_THAT(writers_, SizeIs(2));
+  EXPECT_FALSE(Acquire("other", kMig).ok());
+  absl::StatusOr<Lease> back = Acquire("to", kMig);
+  ASSERT_TRUE(back.ok());
+  EXPECT_TRUE(back->first_writer()) << "the other place is kept, but nobody writes";
+  EXPECT_FALSE(Acquire("other", kMig).ok());
+}
+
+TEST_F(GracePeriodTest, PlacesOfAnEarlierProcessAreKeptToo) {
+  table_.Keep({kDisk, kRw, "blya", "disk0"});
+  EXPECT_FALSE(Acquire("other", kRw).ok());
+  EXPECT_TRUE(Acquire("blya", kRw).ok());
 }
 
 }  // namespace

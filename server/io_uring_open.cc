@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
 #include "server/block_geometry.h"
+#include "server/disk_id.h"
 #include "server/io_uring_backend.h"
 
 namespace rnbd::server {
@@ -94,6 +95,7 @@ absl::StatusOr<std::unique_ptr<IoUringBackend>> IoUringBackend::Open(UniqueFd fd
                                       " bytes here (direct_io: auto would use the cache)"));
   }
   if (!backend->direct_io_) geometry.write_back_cache = geometry.fua = true;
+  geometry.disk_id = ReadDiskId(fd.get());
 
   if (backend->read_only_) {
     geometry.max_discard = 0;

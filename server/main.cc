@@ -46,7 +46,7 @@ rtrs::ServerOptions RtrsOptions(const config::ServerConfig& config) {
   options.limits.max_connections_per_path = config.limits.max_connections_per_path;
   options.limits.max_chunk_memory = config.limits.chunk_memory;
   options.path = {config.establishment_timeout, config::ToHeartbeatSettings(config.heartbeat),
-                  config.always_invalidate};
+                  config::ToKernelHeartbeatSettings(config.heartbeat), config.always_invalidate};
   return options;
 }
 
@@ -67,6 +67,7 @@ class Program {
       workers_.push_back(std::move(worker));
     }
     service_ = std::make_unique<BlockService>(&config_, device_thread_->ring(), rings);
+    RETURN_IF_ERROR(service_->KeepPlaces());
     rtrs::StreamOptions stream;
     stream.payload_checksum = config_.payload_checksum;
     rtrs::VerbsOptions verbs;

@@ -8,7 +8,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/random.h"
 #include "common/status.h"
+#include "server/disk_id.h"
 #include "server/request_check.h"
 
 namespace rnbd::server {
@@ -37,6 +39,10 @@ void Release(uint8_t* start, uint64_t length) {
 
 }  // namespace
 
+MemoryDisk::MemoryDisk(UniqueMapping memory)
+    : memory_(std::move(memory)),
+      id_(DiskIdOf(absl::StrCat("memory ", RandomNumber(), RandomNumber()))) {}
+
 absl::StatusOr<std::shared_ptr<MemoryDisk>> MemoryDisk::Create(uint64_t bytes) {
   if (bytes == 0 || bytes % kLogicalBlock != 0) {
     return ErrnoToStatus(
@@ -64,6 +70,7 @@ absl::StatusOr<std::shared_ptr<MemoryDisk>> MemoryDisks::FindOrCreate(absl::stri
 
 MemoryBackend::MemoryBackend(std::shared_ptr<MemoryDisk> disk, bool read_only)
     : disk_(std::move(disk)), read_only_(read_only) {
+  geometry_.disk_id = disk_->id();
   geometry_.size = disk_->size();
   geometry_.logical_block_size = kLogicalBlock;
   geometry_.physical_block_size = kPage;

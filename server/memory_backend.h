@@ -24,11 +24,14 @@ class MemoryDisk {
 
   uint8_t* data() const { return memory_.data(); }
   uint64_t size() const { return memory_.size(); }
+  // Of this disk and no other: what it holds is gone with the process.
+  uint64_t id() const { return id_; }
 
  private:
-  explicit MemoryDisk(UniqueMapping memory) : memory_(std::move(memory)) {}
+  explicit MemoryDisk(UniqueMapping memory);
 
   const UniqueMapping memory_;
+  const uint64_t id_;
 };
 
 // The memory disks of a process by name. They live as long as this object, so that a session which

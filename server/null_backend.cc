@@ -2,12 +2,14 @@
 
 #include <cstring>
 
+#include "server/disk_id.h"
 #include "server/request_check.h"
 
 namespace rnbd::server {
 
 NullBackend::NullBackend(uint64_t bytes, bool read_only) : read_only_(read_only) {
   geometry_.size = bytes;
+  geometry_.disk_id = DiskIdOf("null");
   geometry_.discard_granularity = geometry_.physical_block_size;
   geometry_.max_discard = 1U << 30;
   geometry_.max_write_zeroes = 1U << 30;

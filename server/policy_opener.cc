@@ -11,6 +11,7 @@
 #include "server/io_uring_backend.h"
 #include "server/null_backend.h"
 #include "server/session_policy.h"
+#include "server/write_lock.h"
 
 namespace rnbd::server {
 
@@ -37,12 +38,16 @@ absl::StatusOr<OpenedDevice> PolicyOpener::Open(absl::string_view device_name, A
   return OpenDeclared(name, mode);
 }
 
-absl::StatusOr<std::shared_ptr<void>> PolicyOpener::Lease(ExportKey key,
-                                                          const std::string& device_name,
-                                                          AccessMode mode) {
+absl::Status PolicyOpener::Lease(ExportKey key, const std::string& device_name, AccessMode mode,
+                                 OpenedDevice* opened, bool* first_writer) {
   ASSIGN_OR_RETURN(ExportTable::Lease lease,
                    exports_->Acquire({std::move(key), mode, session_name_, device_name}));
-  return std::make_shared<ExportTable::Lease>(std::move(lease));
+  *first_writer = lease.first_writer();
+  auto shared = std::make_shared<ExportTable::Lease>(std::move(lease));
+  opened->on_abandoned = [lease = shared.get()] { lease->Abandon(); };
+  opened->lease = std::move(shared);
+  opened->read_only = mode == AccessMode::kReadOnly;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<OpenedDevice> PolicyOpener::OpenPath(const std::string& device_name,
@@ -52,8 +57,11 @@ absl::StatusOr<OpenedDevice> PolicyOpener::OpenPath(const std::string& device_na
       OpenDeviceFile(SearchPathOf(entry_->dev_search_path, session_name_), device_name, mode));
   ASSIGN_OR_RETURN(ExportKey key, IdentifyExport(file.fd.get()));
   OpenedDevice opened;
-  opened.read_only = mode == AccessMode::kReadOnly;
-  ASSIGN_OR_RETURN(opened.lease, Lease(std::move(key), device_name, mode));
+  bool first_writer;
+  RETURN_IF_ERROR(Lease(std::move(key), device_name, mode, &opened, &first_writer));
+  if (mode != AccessMode::kReadOnly) {
+    RETURN_IF_ERROR(Annotate(LockForWriting(file.fd.get(), first_writer), file.path));
+  }
   absl::StatusOr<std::unique_ptr<IoUringBackend>> backend =
       IoUringBackend::Open(std::move(file.fd), entry_->direct_io);
   if (!backend.ok()) return Annotate(backend.status(), file.path);
@@ -74,9 +82,9 @@ absl::StatusOr<OpenedDevice> PolicyOpener::OpenDeclared(const std::string& devic
                                               memory ? "memory_devices" : "null_devices"));
   }
   OpenedDevice opened;
-  opened.read_only = mode == AccessMode::kReadOnly;
-  ASSIGN_OR_RETURN(opened.lease,
-                   Lease(NamedExport(memory ? "memory" : "null", device_name), device_name, mode));
+  bool first_writer;
+  RETURN_IF_ERROR(Lease(NamedExport(memory ? "memory" : "null", device_name), device_name, mode,
+                        &opened, &first_writer));
   if (!memory) {
     opened.backend = std::make_unique<NullBackend>(device->size, opened.read_only);
     return opened;

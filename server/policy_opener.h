@@ -29,8 +29,8 @@ class PolicyOpener final : public DeviceOpener {
   absl::Status MayJoin(const rtrs::Address& client) override;
 
  private:
-  absl::StatusOr<std::shared_ptr<void>> Lease(ExportKey key, const std::string& device_name,
-                                              AccessMode mode);
+  absl::Status Lease(ExportKey key, const std::string& device_name, AccessMode mode,
+                     OpenedDevice* opened, bool* first_writer);
   absl::StatusOr<OpenedDevice> OpenPath(const std::string& device_name, AccessMode mode);
   absl::StatusOr<OpenedDevice> OpenDeclared(const std::string& device_name, AccessMode mode);
 

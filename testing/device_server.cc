@@ -148,15 +148,17 @@ rtrs::ServerOptions DeviceServer::DefaultRtrsOptions() {
   options.geometry = {.queue_depth = 16, .max_io_size = 64 << 10, .max_hdr_size = 4096};
   options.path.establishment_timeout = absl::Seconds(20);
   options.path.heartbeat = rtrs::FastHeartbeat();
+  options.path.kernel_heartbeat = rtrs::FastHeartbeat();
   return options;
 }
 
 DeviceServer::DeviceServer(rtrs::Fabric* fabric, const Options& options)
     : fabric_(fabric),
       options_(options),
-      address_(UnusedAddress()),
       threads_("server", options.workers),
-      device_thread_(*RingThread::Start("devices", {})) {}
+      device_thread_(*RingThread::Start("devices", {})) {
+  for (size_t i = 0; i < options_.addresses; ++i) addresses_.push_back(UnusedAddress());
+}
 
 DeviceServer::~DeviceServer() { Stop(); }
 
@@ -171,8 +173,10 @@ void DeviceServer::Start() {
     rtrs::ServerHandler* handler = this;
     server_ = std::make_unique<rtrs::Server>(options_.rtrs, threads_.control()->ring(),
                                              threads_.workers(), handler);
-    absl::StatusOr<rtrs::Address> bound = server_->Listen(fabric_, address_);
-    ASSERT_TRUE(bound.ok()) << bound.status();
+    for (const rtrs::Address& address : addresses_) {
+      absl::StatusOr<rtrs::Address> bound = server_->Listen(fabric_, address);
+      ASSERT_TRUE(bound.ok()) << bound.status();
+    }
   });
 }
 
@@ -194,6 +198,12 @@ void DeviceServer::Stop() {
   device_thread_->RunAndWait([] {});
 }
 
+rtrs::ServerCounters DeviceServer::counters() {
+  rtrs::ServerCounters counters;
+  threads_.control()->RunAndWait([&] { counters = server_->counters(); });
+  return counters;
+}
+
 size_t DeviceServer::session_count() {
   size_t count = 0;
   threads_.control()->RunAndWait([&] { count = server_->session_count(); });
@@ -203,7 +213,9 @@ size_t DeviceServer::session_count() {
 absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> DeviceServer::OnSession(
     const rtrs::ServerSessionInfo& session) {
   if (on_session) RETURN_IF_ERROR(on_session(session));
-  return std::make_unique<server::DeviceSession>(session, std::make_unique<Opener>(this),
+  rtrs::ServerSessionInfo info = session;
+  if (!options_.tells_identity) info.features = 0;
+  return std::make_unique<server::DeviceSession>(info, std::make_unique<Opener>(this),
                                                  device_thread_->ring(), threads_.workers());
 }
 

@@ -86,6 +86,9 @@ class DeviceServer final : private rtrs::ServerHandler {
   struct Options {
     rtrs::ServerOptions rtrs = DefaultRtrsOptions();
     size_t workers = 2;
+    size_t addresses = 1;
+    // Whether clients are told which disk they have opened, on which start of the host.
+    bool tells_identity = true;
   };
   // 16 chunks for 64 KiB.
   static rtrs::ServerOptions DefaultRtrsOptions();
@@ -105,7 +108,10 @@ class DeviceServer final : private rtrs::ServerHandler {
   // Waits for the end; whatever hangs in a disk is let go first.
   void Stop();
 
-  rtrs::PathAddress path() const { return {.source = {}, .destination = address_}; }
+  rtrs::PathAddress path(size_t number = 0) const {
+    return {.source = {}, .destination = addresses_[number]};
+  }
+  rtrs::ServerCounters counters();
   size_t session_count();
   // To be called between a request and a look at a disk's memory, or a change of it and a request:
   // the kernel orders the two, which ThreadSanitizer cannot see.
@@ -123,7 +129,7 @@ class DeviceServer final : private rtrs::ServerHandler {
 
   rtrs::Fabric* const fabric_;
   const Options options_;
-  const rtrs::Address address_;
+  std::vector<rtrs::Address> addresses_;
   rtrs::TestThreads threads_;
   std::unique_ptr<RingThread> device_thread_;
   std::atomic<int> opens_{0};

@@ -39,6 +39,7 @@ config::ClientSessionConfig TestSessionConfig(const rtrs::PathAddress& path,
     config::ClientDeviceConfig device;
     device.path = name;
     device.name = name;
+    device.io_hold = absl::ZeroDuration();
     config.devices.push_back(device);
   }
   return config;

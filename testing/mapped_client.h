@@ -41,7 +41,8 @@ class TestBlockRequest final : public client::BlockRequest {
   absl::Notification done_;
 };
 
-// A session of the configuration's kind: quick to connect again, with the devices named.
+// A session of the configuration's kind: quick to connect again, with the devices named, whose
+// requests fail at once while they are away.
 config::ClientSessionConfig TestSessionConfig(const rtrs::PathAddress& path,
                                               const std::vector<std::string>& devices);
 

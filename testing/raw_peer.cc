@@ -167,6 +167,13 @@ void RawClient::SendWrite(uint16_t cid, uint32_t chunk, const EchoMessage& messa
   Put(cid, chunk, 0, bytes, codec_->EncodeRequest(chunk, data_length + sizeof(message)));
 }
 
+void RawClient::SendFence(uint16_t cid, uint32_t chunk, const FenceMessage& message) {
+  std::vector<uint8_t> bytes = Bytes(MessageBytes(message));
+  const WriteTrailer trailer = MakeFenceTrailer();
+  Append(&bytes, MessageBytes(trailer));
+  Put(cid, chunk, 0, bytes, codec_->EncodeRequest(chunk, sizeof(message)));
+}
+
 void RawClient::SendRead(uint16_t cid, uint32_t chunk, const EchoMessage& message,
                          uint32_t data_length, bool need_invalidate) {
   std::vector<uint8_t> bytes = Bytes(BytesOf(message));

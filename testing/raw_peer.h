@@ -69,6 +69,7 @@ class RawClient {
   void SendImmediate(uint16_t cid, uint32_t immediate);
   // Well-formed requests.
   void SendWrite(uint16_t cid, uint32_t chunk, const EchoMessage& message, uint32_t data_length);
+  void SendFence(uint16_t cid, uint32_t chunk, const FenceMessage& message);
   void SendRead(uint16_t cid, uint32_t chunk, const EchoMessage& message, uint32_t data_length,
                 bool need_invalidate = false);
   // Where the data of a read of `chunk` arrives, and its key.

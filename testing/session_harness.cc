@@ -164,7 +164,9 @@ void TestThreads::Settle() {
 ServerOptions TinyServerOptions() {
   ServerOptions options;
   options.geometry = {.queue_depth = 2, .max_io_size = 4096, .max_hdr_size = 4096};
-  options.path = {.establishment_timeout = absl::Seconds(5), .heartbeat = FastHeartbeat()};
+  options.path = {.establishment_timeout = absl::Seconds(5),
+                  .heartbeat = FastHeartbeat(),
+                  .kernel_heartbeat = FastHeartbeat()};
   return options;
 }
 
@@ -238,11 +240,12 @@ ClientPathSettings TinyPathSettings() {
   return {.connect_timeout = kPatience,
           .reconnect_min = absl::Milliseconds(5),
           .reconnect_max = absl::Milliseconds(40),
-          .heartbeat = FastHeartbeat()};
+          .heartbeat = FastHeartbeat(),
+          .kernel_heartbeat = FastHeartbeat()};
 }
 
 TestClient::TestClient(Fabric* fabric, const std::string& name, std::vector<PathAddress> paths,
-                       const ClientPathSettings& settings, TestThreads* threads)
+                       const ClientPathSettings& settings, TestThreads* threads, PathPolicy policy)
     : own_threads_(threads == nullptr ? std::make_unique<TestThreads>("client", 2) : nullptr),
       threads_(threads == nullptr ? own_threads_.get() : threads) {
   memory_ = *UniqueMapping::Anonymous(kMemoryBytes);
@@ -251,6 +254,7 @@ TestClient::TestClient(Fabric* fabric, const std::string& name, std::vector<Path
   options.paths = std::move(paths);
   options.memory = {memory_.span()};
   options.path = settings;
+  options.policy = policy;
   auto session = ClientSession::Create(std::move(options), fabric, threads_->control()->ring(),
                                        threads_->workers(), this);
   EXPECT_TRUE(session.ok()) << session.status();
@@ -328,6 +332,7 @@ bool TestClient::WaitFailed(int count, absl::Duration limit) ABSL_NO_THREAD_SAFE
 }
 int TestClient::ups() ABSL_NO_THREAD_SAFETY_ANALYSIS { return Count(ups_); }
 int TestClient::downs() ABSL_NO_THREAD_SAFETY_ANALYSIS { return Count(downs_); }
+int TestClient::resendable() ABSL_NO_THREAD_SAFETY_ANALYSIS { return Count(resendable_); }
 int TestClient::failures() ABSL_NO_THREAD_SAFETY_ANALYSIS { return Count(failures_); }
 
 absl::Status TestClient::WaitFailedWith(int error_number) {
@@ -363,6 +368,11 @@ void TestClient::OnSessionDown(const absl::Status& why) {
   EXPECT_EQ(ups_, downs_);
   EXPECT_FALSE(why.ok());
   last_ = last_down_ = why;
+}
+
+void TestClient::OnResendable() {
+  absl::MutexLock lock(&mutex_);
+  ++resendable_;
 }
 
 void TestClient::OnConnectFailed(const PathAddress& path, const absl::Status& why,

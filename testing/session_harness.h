@@ -169,7 +169,7 @@ class TestClient final : public ClientSessionHandler {
   // Without `threads` it has its own, with two workers.
   TestClient(Fabric* fabric, const std::string& name, std::vector<PathAddress> paths,
              const ClientPathSettings& settings = TinyPathSettings(),
-             TestThreads* threads = nullptr);
+             TestThreads* threads = nullptr, PathPolicy policy = PathPolicy::kMinInflight);
   // Closes it.
   ~TestClient();
 
@@ -198,6 +198,8 @@ class TestClient final : public ClientSessionHandler {
   int ups();
   int downs();
   int failures();
+  // Times that requests might be sent again.
+  int resendable();
   // Why it last went down or could not connect, and over which path it could not.
   absl::Status last();
   PathAddress last_path();
@@ -206,6 +208,7 @@ class TestClient final : public ClientSessionHandler {
 
   void OnSessionUp() override;
   void OnSessionDown(const absl::Status& why) override;
+  void OnResendable() override;
   void OnConnectFailed(const PathAddress& path, const absl::Status& why,
                        absl::Duration retry_in) override;
 
@@ -220,6 +223,7 @@ class TestClient final : public ClientSessionHandler {
   std::unique_ptr<absl::Notification> closed_;
 
   absl::Mutex mutex_;
+  int resendable_ ABSL_GUARDED_BY(mutex_) = 0;
   int ups_ ABSL_GUARDED_BY(mutex_) = 0;
   int downs_ ABSL_GUARDED_BY(mutex_) = 0;
   int failures_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -46,21 +46,27 @@ for victim in client server; do
   sleep 2
   wait_until 20 test -s "$TEST_DIR/acknowledged"
   stop_daemon "$victim" 5
-  wait "$writer_pid"
-  wait "$load_pid" || true
-  check_blocks
   if [[ $victim == client ]]; then
+    wait "$writer_pid"
+    wait "$load_pid" || true
+    check_blocks
     ! mountpoint -q "$TEST_DIR/mnt" || fail "the mount is still there"
     wait_until 5 grep -q "session client: gone" "$TEST_DIR/server.log"
   else
-    # The client cannot make its last writes durable any more, and has to say so.
+    # Requests wait for the server. The client cannot do them any more, nor make its last writes
+    # durable, and has to say so.
+    sleep 1
+    kill -0 "$writer_pid" || fail "a write did not wait for the server"
     client_pid=${daemon[client]}
     kill -TERM "$client_pid"
     status=0
     timeout 5 tail --pid="$client_pid" -f /dev/null || fail "the client did not end within 5 s"
     wait "$client_pid" || status=$?
     ((status == 1)) || fail "the client ended with status $status"
-    grep -q "not everything may have been written: .*device disk.img" "$TEST_DIR/client.log"
+    grep -q "not everything may have been written: [0-9]* requests are unanswered .* of device .disk.img" "$TEST_DIR/client.log"
+    wait "$writer_pid"
+    wait "$load_pid" || true
+    check_blocks
   fi
   case_end
 done
