@@ -371,6 +371,59 @@ TEST_F(HeldIoTest, AnotherDiskUnderTheSameNameIsNotUsed) {
   EXPECT_TRUE(DiskIs(0, 4096, 'b'));
 }
 
+// ---- The next process ---------------------------------------------------------------------------
+
+// The earlier one is not even known to be dead, and a write of it is at work.
+TEST_F(HeldIoTest, TheNextProcessGoesOnWhereTheLastOneHasEnded) {
+  Geometry geometry = TestDisk::DefaultGeometry(kDiskBytes);
+  geometry.disk_id = 7;
+  disk_.set_geometry(geometry);
+  config_.settings.reconnect_max = absl::Hours(1);
+  Start();
+  const DeviceFacts facts = device_->facts();
+  EXPECT_EQ(facts.size, kDiskBytes);
+  EXPECT_EQ(facts.identity.disk, 7u);
+  disk_.faults().Add(HangWrites());
+  TestBlockRequest old;
+  SubmitWrite(&old, 0, Filled(4096, '1'));
+  ASSERT_TRUE(disk_.faults().AwaitHung(1, kPatience));
+
+  config_.settings.reconnect_max = absl::Milliseconds(40);
+  MappedClient next(&cutting_, config_);
+  RemoteDevice* device = next.Restore("disk0", facts);
+  ASSERT_NE(device, nullptr);
+  EXPECT_EQ(next.Restore("another", facts), nullptr);
+  EXPECT_EQ(device->size(), kDiskBytes);
+  TestBlockRequest again;
+  again.operation = BlockOperation::kWrite;
+  again.length = 4096;
+  again.span_count = 1;
+  again.spans[0] = {next.memory(), 4096};
+  std::memset(next.memory(), '2', 4096);
+  next.Submit(0, device, &again);
+  next.Start();
+  absl::SleepFor(kMoment);
+  EXPECT_FALSE(again.done()) << "beside a write of the process before";
+  disk_.faults().ReleaseHung();
+  EXPECT_EQ(again.Wait(), 0);
+  EXPECT_TRUE(DiskIs(0, 4096, '2'));
+  EXPECT_TRUE(next.WaitReopened("disk0", 1));
+  EXPECT_EQ(next.opened("disk0"), 0);
+  EXPECT_TRUE(next.Close().ok());
+  client_->Close(absl::Milliseconds(100)).IgnoreError();
+  EXPECT_EQ(old.Wait(), EIO);
+}
+
+TEST_F(HeldIoTest, ARestoredDeviceWithoutItsServerHoldsForAsLongAsItShould) {
+  config_.devices[0].io_hold = absl::Milliseconds(200);
+  client_ = std::make_unique<MappedClient>(&cutting_, config_);
+  device_ = client_->Restore("disk0", {kDiskBytes, 512, 4096, {}});
+  client_->Start();
+  TestBlockRequest write;
+  SubmitWrite(&write, 0, Filled(512, 'a'));
+  EXPECT_EQ(write.Wait(), EIO);
+}
+
 // ---- The end ------------------------------------------------------------------------------------
 
 TEST_F(HeldIoTest, CloseEndsTheWaitAndTellsOfIt) {

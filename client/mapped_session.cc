@@ -67,7 +67,24 @@ MappedSession::MappedSession(const config::ClientSessionConfig& config,
 
 MappedSession::~MappedSession() = default;
 
-void MappedSession::Start() { session_->Start(); }
+RemoteDevice* MappedSession::Restore(const std::string& device_name, const DeviceFacts& facts) {
+  for (Device& device : devices_) {
+    if (device.config->name != device_name) continue;
+    device.remote->Restore(facts);
+    device.was_open = true;
+    device.reported = true;
+    return device.remote.get();
+  }
+  return nullptr;
+}
+
+// What was restored is lost from here on.
+void MappedSession::Start() {
+  for (Device& device : devices_) {
+    if (device.was_open) BeginHolding(&device);
+  }
+  session_->Start();
+}
 
 void MappedSession::OnConnectFailed(const rtrs::PathAddress& path, const absl::Status& why,
                                     absl::Duration retry_in) {

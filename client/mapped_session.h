@@ -59,6 +59,11 @@ class MappedSession final : private rtrs::ClientSessionHandler {
   // After Close() has called back, or before Start().
   ~MappedSession();
 
+  // Before Start(): an earlier process had the device open. It counts as open and lost: its
+  // requests wait, the observer gets OnDeviceReopened() and nothing else. The device, or nullptr if
+  // the configuration has none of this name.
+  RemoteDevice* Restore(const std::string& device_name, const DeviceFacts& facts);
+
   void Start();
 
   // Once: makes everything written durable, closes the devices on the server, then the session.

@@ -75,6 +75,18 @@ absl::Status RemoteDevice::Open(const OpenedDevice& opened, bool cache_survived)
   return absl::OkStatus();
 }
 
+DeviceFacts RemoteDevice::facts() const {
+  return {size(), logical_block_size_, physical_block_size_, identity_};
+}
+
+void RemoteDevice::Restore(const DeviceFacts& facts) {
+  size_.store(facts.size, std::memory_order_release);
+  logical_block_size_ = facts.logical_block_size;
+  physical_block_size_ = facts.physical_block_size;
+  identity_ = facts.identity;
+  unflushed_.OnWritten();
+}
+
 void RemoteDevice::Submit(size_t worker, BlockRequest* request) {
   if (!is_open()) return HoldOrFail(worker, request, /*exclusive=*/false);
   int error = Check(*request);

@@ -19,6 +19,15 @@
 
 namespace rnbd::client {
 
+// What a process must know of a device that an earlier one had open, to go on where that has ended.
+struct DeviceFacts {
+  uint64_t size = 0;  // bytes
+  uint32_t logical_block_size = 0;
+  uint32_t physical_block_size = 0;
+  DiskIdentity identity;
+  bool operator==(const DeviceFacts&) const = default;
+};
+
 // A device that a server has opened for us, as a BlockDevice: checks requests, cuts them to what a
 // chunk holds, sends the pieces over the session and joins the answers.
 //
@@ -44,6 +53,13 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   // started anew, or `cache_survived`, writes that no FLUSH has covered may be gone: the next FLUSH
   // fails.
   absl::Status Open(const OpenedDevice& opened, bool cache_survived);
+  // Of a device that was open. Control thread.
+  DeviceFacts facts() const;
+  // Before the first request, instead of the first Open(): the device was open in an earlier
+  // process, and its requests are held until it is open again. Nobody knows what that process has
+  // left unflushed, so a host that was started anew in between has lost some of it.
+  void Restore(const DeviceFacts& facts);
+
   // Control thread: from now on requests are held, until the device is opened again.
   void Close() { id_.store(kClosed, std::memory_order_release); }
 

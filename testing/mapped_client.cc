@@ -72,6 +72,13 @@ MappedClient::~MappedClient() {
   threads_.Settle();
 }
 
+RemoteDevice* MappedClient::Restore(const std::string& name, const client::DeviceFacts& facts) {
+  RemoteDevice* device = session_->Restore(name, facts);
+  absl::MutexLock lock(&mutex_);
+  records_[name].device = device;
+  return device;
+}
+
 void MappedClient::Start() {
   threads_.control()->RunAndWait([&] { session_->Start(); });
 }

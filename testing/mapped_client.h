@@ -54,6 +54,9 @@ class MappedClient final : private client::MappedSession::Observer {
   // Closes it.
   ~MappedClient();
 
+  // Before Start(): as MappedSession::Restore().
+  client::RemoteDevice* Restore(const std::string& name, const client::DeviceFacts& facts);
+
   void Start();
   // Begins to close; WaitClosed() gives what Close() called back with, or EBUSY if that does not
   // come within `limit`.
