@@ -230,11 +230,9 @@ SessionGeometry ClientSession::geometry() const {
                            : tables->geometry;
 }
 
-bool ClientSession::HasConnectedPath() const {
-  return std::any_of(paths_.begin(), paths_.end(), [](const Path& each) {
-    return each.path->state() == ClientPath::State::kConnected;
-  });
-}
+// A path that is disconnecting counts: until OnSessionDown() has been called, the layer above
+// relies on the session that the server had, and no other may begin.
+bool ClientSession::HasConnectedPath() const { return connected(); }
 
 bool ClientSession::server_has_recovery() const {
   return std::any_of(paths_.begin(), paths_.end(), [](const Path& each) {
