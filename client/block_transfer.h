@@ -27,6 +27,9 @@ struct TransferTarget {
 // memory. On one worker's thread.
 class BlockTransfer {
  public:
+  // In flight at the same time, at the most.
+  static constexpr size_t kPieces = 4;
+
   // Told on the same thread; the transfer is over and its memory free. ECONNABORTED says that part
   // of it was lost with a path: it may have been done, or be done in a moment (see ClientSession).
   class Owner {
@@ -42,8 +45,6 @@ class BlockTransfer {
                     Owner* owner);
 
  private:
-  static constexpr size_t kPieces = 4;
-
   class Piece final : public rtrs::ClientRequest {
    public:
     void OnDone(int error) override { transfer->OnPieceDone(this, error); }

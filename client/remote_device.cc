@@ -36,6 +36,7 @@ RemoteDevice::RemoteDevice(rtrs::ClientSession* session, std::vector<Ring*> work
           [this](size_t worker, BlockRequest* request) {
             unaligned_[worker]->Start(this, request);
           }),
+      share_(workers_.size()),
       held_(workers_.size()) {}
 
 absl::Status RemoteDevice::Open(const OpenedDevice& opened, bool cache_survived) {
@@ -163,6 +164,20 @@ uint32_t RemoteDevice::MaxPiece(BlockOperation operation) const {
 }
 
 void RemoteDevice::Transfer(size_t worker, BlockRequest* request, BlockTransfer::Owner* owner) {
+  if (shares_session_) {
+    const uint32_t permits = PermitsOf(*request);
+    if (share_.anyone_waits(worker) ||
+        !share_.MayStart(worker, permits, session_->free_permits())) {
+      share_.Wait(worker, request, permits, owner);
+      return;
+    }
+  }
+  StartTransfer(worker, request, owner);
+}
+
+void RemoteDevice::StartTransfer(size_t worker, BlockRequest* request,
+                                 BlockTransfer::Owner* owner) {
+  if (shares_session_) share_.OnStarted(worker, PermitsOf(*request));
   const int64_t id = id_.load(std::memory_order_acquire);
   const uint32_t max_piece = MaxPiece(request->operation);
   if (id == kClosed || max_piece == 0) {
@@ -176,6 +191,49 @@ void RemoteDevice::Transfer(size_t worker, BlockRequest* request, BlockTransfer:
   target.send_fua = fua_.load(std::memory_order_relaxed);
   target.flush_after = !target.send_fua && write_back_cache_.load(std::memory_order_relaxed);
   BlockTransfer::Start(worker, request, target, owner);
+}
+
+// At the same time. The same whenever it is asked, although limits may change meanwhile.
+uint32_t RemoteDevice::PermitsOf(const BlockRequest& request) const {
+  constexpr uint64_t kMost = BlockTransfer::kPieces;
+  switch (request.operation) {
+    case BlockOperation::kRead:
+    case BlockOperation::kWrite: {
+      const uint64_t piece = std::max<uint64_t>(session_->geometry().max_io_size, kSectorSize);
+      return static_cast<uint32_t>(
+          std::clamp<uint64_t>((request.length + piece - 1) / piece, 1, kMost));
+    }
+    case BlockOperation::kFlush:
+      return 1;
+    case BlockOperation::kDiscard:
+    case BlockOperation::kWriteZeroes:
+      return kMost;
+  }
+  return kMost;
+}
+
+void RemoteDevice::OnTransferDone(size_t worker, BlockRequest* request, int error,
+                                  Transfers::Then then) {
+  if (!shares_session_) return (this->*then)(worker, request, error);
+  const uint32_t permits = PermitsOf(*request);
+  (this->*then)(worker, request, error);
+  share_.OnEnded(worker, permits, session_->free_permits(),
+                 [this, worker](BlockRequest* next, BlockTransfer::Owner* owner) {
+                   StartTransfer(worker, next, owner);
+                 });
+}
+
+void RemoteDevice::FinishStep(size_t, BlockRequest* request, int error) { request->OnDone(error); }
+
+void RemoteDevice::FinishGated(size_t worker, BlockRequest* request, int error) {
+  gate_.LeaveShared(worker);
+  NoteWritten(*request, error);
+  Finish(worker, request, error);
+}
+
+void RemoteDevice::FinishFlush(size_t worker, BlockRequest* request, int error) {
+  if (error != 0) unflushed_.OnFlushFailed();
+  Finish(worker, request, error);
 }
 
 void RemoteDevice::SubmitStep(size_t worker, BlockRequest* step) {

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "client/block_device.h"
 #include "client/block_transfer.h"
+#include "client/device_share.h"
 #include "client/held_requests.h"
 #include "client/unaligned_io.h"
 #include "client/unflushed_writes.h"
@@ -63,6 +64,10 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   // Control thread: from now on requests are held, until the device is opened again.
   void Close() { id_.store(kClosed, std::memory_order_release); }
 
+  // Before the first request: the session has other devices, which must not be starved should this
+  // one not answer.
+  void ShareSession() { shares_session_ = true; }
+
   // Control thread: whether requests are held while the device is not open, or fail with EIO. True
   // at first. Requests that were lost with one of several paths are held in any case.
   void AllowHolding(bool allow);
@@ -97,46 +102,18 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
  private:
   static constexpr int64_t kClosed = -1;
 
-  // Steps of requests that are not whole blocks.
-  class StepTransfers final : public BlockTransfer::Owner {
+  // What becomes of a request behind its transfer.
+  class Transfers final : public BlockTransfer::Owner {
    public:
-    void OnTransferDone(size_t, BlockRequest* request, int error) override {
-      request->OnDone(error);
-    }
-  };
-  class PlainTransfers final : public BlockTransfer::Owner {
-   public:
-    explicit PlainTransfers(RemoteDevice* device) : device_(device) {}
+    using Then = void (RemoteDevice::*)(size_t worker, BlockRequest* request, int error);
+    Transfers(RemoteDevice* device, Then then) : device_(device), then_(then) {}
     void OnTransferDone(size_t worker, BlockRequest* request, int error) override {
-      device_->Finish(worker, request, error);
+      device_->OnTransferDone(worker, request, error, then_);
     }
 
    private:
     RemoteDevice* const device_;
-  };
-  // Transfers that passed the gate.
-  class GatedTransfers final : public BlockTransfer::Owner {
-   public:
-    explicit GatedTransfers(RemoteDevice* device) : device_(device) {}
-    void OnTransferDone(size_t worker, BlockRequest* request, int error) override {
-      device_->gate_.LeaveShared(worker);
-      device_->NoteWritten(*request, error);
-      device_->Finish(worker, request, error);
-    }
-
-   private:
-    RemoteDevice* const device_;
-  };
-  class FlushTransfers final : public BlockTransfer::Owner {
-   public:
-    explicit FlushTransfers(RemoteDevice* device) : device_(device) {}
-    void OnTransferDone(size_t worker, BlockRequest* request, int error) override {
-      if (error != 0) device_->unflushed_.OnFlushFailed();
-      device_->Finish(worker, request, error);
-    }
-
-   private:
-    RemoteDevice* const device_;
+    const Then then_;
   };
 
   int Check(const BlockRequest& request) const;
@@ -145,8 +122,14 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   void Transfer(size_t worker, BlockRequest* request, BlockTransfer::Owner* owner);
   uint32_t MaxPiece(BlockOperation operation) const;
   void Flush(size_t worker, BlockRequest* request);
+  void StartTransfer(size_t worker, BlockRequest* request, BlockTransfer::Owner* owner);
+  uint32_t PermitsOf(const BlockRequest& request) const;
+  void OnTransferDone(size_t worker, BlockRequest* request, int error, Transfers::Then then);
   void NoteWritten(const BlockRequest& request, int error);
   void Finish(size_t worker, BlockRequest* request, int error);
+  void FinishStep(size_t worker, BlockRequest* request, int error);
+  void FinishGated(size_t worker, BlockRequest* request, int error);
+  void FinishFlush(size_t worker, BlockRequest* request, int error);
   void HoldOrFail(size_t worker, BlockRequest* request, bool exclusive);
   void FailHeld(BlockRequest* request, bool exclusive);
   void ResumeOn(size_t worker);
@@ -161,11 +144,13 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   const std::string name_;
   const AccessMode access_mode_;
   WriteGate gate_;
-  StepTransfers steps_;
-  PlainTransfers plain_{this};
-  GatedTransfers gated_{this};
+  Transfers steps_{this, &RemoteDevice::FinishStep};  // of requests that are not whole blocks
+  Transfers plain_{this, &RemoteDevice::Finish};
+  Transfers gated_{this, &RemoteDevice::FinishGated};  // passed the gate
+  Transfers flushes_{this, &RemoteDevice::FinishFlush};
   UnflushedWrites unflushed_;
-  FlushTransfers flushes_{this};
+  DeviceShare share_;
+  bool shares_session_ = false;
   HeldRequests held_;
   std::atomic<bool> may_hold_{true};
 

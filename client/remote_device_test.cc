@@ -481,7 +481,8 @@ TEST(RemoteDeviceTest, ADeviceThatHangsHoldsUpNoOther) {
   const int id = stack.disk.faults().Add(fault);
   // A read and a write of parts of blocks and of whole ones, on both workers.
   std::vector<std::unique_ptr<TestBlockRequest>> hanging;
-  for (size_t i = 0; i < 8; ++i) {
+  // Far more than the session has chunks.
+  for (size_t i = 0; i < 200; ++i) {
     hanging.push_back(std::make_unique<TestBlockRequest>());
     TestBlockRequest& request = *hanging.back();
     request.operation = i % 4 < 2 ? BlockOperation::kRead : BlockOperation::kWrite;
@@ -489,9 +490,10 @@ TEST(RemoteDeviceTest, ADeviceThatHangsHoldsUpNoOther) {
     request.length = 4096;
     request.span_count = 1;
     request.spans[0] = {stack.memory(4096, (1 << 20) + i * 4096).data(), 4096};
-    stack.client->Submit(i / 4, stack.device, &request);
+    stack.client->Submit(i / 4 % 2, stack.device, &request);
   }
   ASSERT_TRUE(stack.disk.faults().AwaitHung(1, kPatience));
+  stack.client->threads().Settle();
   absl::Span<uint8_t> data = stack.memory(512);
   for (size_t worker : {0, 1}) {
     for (uint64_t offset : {uint64_t{0}, uint64_t{77}}) {

@@ -234,6 +234,12 @@ SessionGeometry ClientSession::geometry() const {
 // relies on the session that the server had, and no other may begin.
 bool ClientSession::HasConnectedPath() const { return connected(); }
 
+uint32_t ClientSession::free_permits() const {
+  if (published_tables_.load(std::memory_order_acquire) == nullptr) return 0;
+  const uint32_t left = permits_->count() - permits_->taken();
+  return left > 0 ? left - 1 : 0;  // one is the control lane's
+}
+
 bool ClientSession::server_has_recovery() const {
   return std::any_of(paths_.begin(), paths_.end(), [](const Path& each) {
     return each.path->state() == ClientPath::State::kConnected && each.path->server_takes_fences();

@@ -103,6 +103,9 @@ class ClientSession final : private ClientPathOwner {
   // which may be larger. Before, a queue depth of 0.
   SessionGeometry geometry() const;
   bool connected() const { return connected_paths() > 0; }
+  // Any thread: permits for workers that nobody holds, at about this moment; 0 before the session was
+  // up.
+  uint32_t free_permits() const;
   // Control thread, while connected: whether the server does what kRecovery says.
   bool server_has_recovery() const;
   // Any thread: nothing runs any more on the server of the requests that this thread has seen fail

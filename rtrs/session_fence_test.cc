@@ -159,7 +159,8 @@ TEST_P(SessionFenceTest, OfOneWhoHasNotSpokenOfItIsAViolation) {
   ASSERT_NO_FATAL_FAILURE(kernel->Establish("blya", 1));
   kernel->SendFence(0, 0, FenceOf(*kernel));
   EXPECT_TRUE(kernel->WaitUntilDown());
-  EXPECT_EQ(server_->counters().protocol_violations, 1U);
+  EXPECT_TRUE(server_->WaitForCounters(
+      [](const ServerCounters& counters) { return counters.protocol_violations == 1; }));
 }
 
 TEST_P(SessionFenceTest, TwoPathsMayWaitForOne) {
