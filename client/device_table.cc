@@ -1,5 +1,6 @@
 #include "client/device_table.h"
 
+#include <algorithm>
 #include <cassert>
 #include <cerrno>
 #include <utility>
@@ -32,13 +33,38 @@ absl::StatusOr<uint64_t> DeviceTable::Add(BlockDevice* device) {
   const size_t slot = free_slots_.back();
   free_slots_.pop_back();
   const uint64_t inode = next_generation_++ << kSlotBits | slot;
-  std::unique_ptr<DeviceFile> file(new DeviceFile(device, inode, workers_.size()));
-  slots_[slot].store(file.release(), std::memory_order_release);
+  Insert(device, inode);
   return inode;
 }
 
+absl::Status DeviceTable::Restore(BlockDevice* device, uint64_t inode) {
+  const size_t slot = SlotOf(inode);
+  if (!IsDevice(inode) || slot >= kMaxDevices) {
+    return ErrnoToStatus(EINVAL, absl::StrCat("inode number ", inode, " of a device"));
+  }
+  SkipInodes(inode);
+  absl::MutexLock lock(&mutex_);
+  const auto free = std::find(free_slots_.begin(), free_slots_.end(), slot);
+  if (free == free_slots_.end()) {
+    return ErrnoToStatus(EEXIST, absl::StrCat("give inode number ", inode, " again"));
+  }
+  free_slots_.erase(free);
+  Insert(device, inode);
+  return absl::OkStatus();
+}
+
+void DeviceTable::SkipInodes(uint64_t last_inode) {
+  absl::MutexLock lock(&mutex_);
+  next_generation_ = std::max(next_generation_, (last_inode >> kSlotBits) + 1);
+}
+
+void DeviceTable::Insert(BlockDevice* device, uint64_t inode) {
+  std::unique_ptr<DeviceFile> file(new DeviceFile(device, inode, workers_.size()));
+  slots_[SlotOf(inode)].store(file.release(), std::memory_order_release);
+}
+
 void DeviceTable::Remove(uint64_t inode, std::function<void()> done) {
-  DeviceFile* file = slots_[inode & (kSlots - 1)].exchange(nullptr, std::memory_order_acq_rel);
+  DeviceFile* file = slots_[SlotOf(inode)].exchange(nullptr, std::memory_order_acq_rel);
   assert(file != nullptr && file->inode_ == inode);
   {
     absl::MutexLock lock(&mutex_);
@@ -61,7 +87,7 @@ void DeviceTable::OnWorkerDone(DeviceFile* file) {
   std::function<void()> done = std::move(file->done_);
   {
     absl::MutexLock lock(&mutex_);
-    free_slots_.push_back(file->inode_ & (kSlots - 1));
+    free_slots_.push_back(SlotOf(file->inode_));
   }
   delete file;
   done();

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "client/block_device.h"
@@ -66,6 +67,16 @@ class DeviceTable {
   // the `done` of its removal.
   absl::StatusOr<uint64_t> Add(BlockDevice* device);
 
+  // Any thread: adds a device under the inode number that it had in an earlier process. EEXIST
+  // where its place is taken.
+  absl::Status Restore(BlockDevice* device, uint64_t inode);
+
+  // Any thread: no number up to this one was, or is, given by Add().
+  void SkipInodes(uint64_t last_inode);
+
+  // Of an inode number that Add() gave: below kMaxDevices, and no other device has it now.
+  static size_t SlotOf(uint64_t inode) { return inode & (kSlots - 1); }
+
   // Any thread, once for each inode: from now on the device is not found. `done` runs on the thread
   // of a worker when no request uses it any more. That is up to the device, which must complete
   // what it has, and what it may still be given by requests that found it before.
@@ -75,7 +86,7 @@ class DeviceTable {
   // if it is not there.
   DeviceFile* Acquire(size_t worker, uint64_t inode) {
     if (!IsDevice(inode)) return nullptr;
-    const size_t slot = inode & (kSlots - 1);
+    const size_t slot = SlotOf(inode);
     if (slot >= kMaxDevices) return nullptr;
     DeviceFile* file = slots_[slot].load(std::memory_order_acquire);
     if (file == nullptr || file->inode_ != inode) return nullptr;
@@ -94,6 +105,7 @@ class DeviceTable {
   static constexpr uint64_t kSlots = uint64_t{1} << kSlotBits;
 
   void OnWorkerDone(DeviceFile* file);
+  void Insert(BlockDevice* device, uint64_t inode) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::vector<Ring*> workers_;
   const std::unique_ptr<std::atomic<DeviceFile*>[]> slots_;

@@ -142,5 +142,33 @@ TEST_F(DeviceTableTest, DevicesMayGoWhileWorkersUseThem) {
   EXPECT_GT(found.load(), 0U);
 }
 
+TEST_F(DeviceTableTest, RestoresWhatAnEarlierTableGave) {
+  auto device = NewDevice();
+  const uint64_t inode = table_->Add(device.get()).value();
+  DeviceTable next(rings_);
+  ASSERT_TRUE(next.Restore(device.get(), inode).ok());
+  threads_[0]->RunAndWait([&] {
+    DeviceFile* file = next.Acquire(0, inode);
+    EXPECT_NE(nullptr, file);
+    if (file == nullptr) return;
+    EXPECT_EQ(inode, file->inode());
+    next.Release(0, file);
+  });
+  EXPECT_EQ(EEXIST, StatusToErrno(next.Restore(device.get(), inode)));
+  EXPECT_EQ(EINVAL, StatusToErrno(next.Restore(device.get(), 1)));
+  // New ones get other numbers, in other slots.
+  const uint64_t other = next.Add(device.get()).value();
+  EXPECT_NE(DeviceTable::SlotOf(inode), DeviceTable::SlotOf(other));
+  EXPECT_GT(other, inode);
+}
+
+TEST_F(DeviceTableTest, SkipsInodesThatWereGivenBefore) {
+  auto device = NewDevice();
+  const uint64_t inode = table_->Add(device.get()).value();
+  DeviceTable next(rings_);
+  next.SkipInodes(inode);
+  EXPECT_NE(inode, next.Add(device.get()).value());
+}
+
 }  // namespace
 }  // namespace rnbd::client

@@ -39,6 +39,13 @@ absl::Status NoEntry(absl::string_view name) {
 
 absl::Status NoDevice() { return ErrnoToStatus(ENODEV, "the device of this file was unmapped"); }
 
+void ProcessWithLibfuse(fuse_session* session, absl::Span<uint8_t> request) {
+  fuse_buf buffer = {};
+  buffer.size = request.size();
+  buffer.mem = request.data();
+  fuse_session_process_buf(session, &buffer);
+}
+
 timespec TimeToSet(int mask, int now_flag, const timespec& wanted) {
   return (mask & now_flag) != 0 ? Now() : wanted;
 }
@@ -87,14 +94,53 @@ absl::Status Filesystem::AddDevice(BlockDevice* device) {
   file.accessed = file.modified = file.changed = Now();
 
   absl::MutexLock lock(&mutex_);
-  if (inodes_.contains(name)) {
-    return ErrnoToStatus(EEXIST,
-                         absl::StrCat("another device is \"", name, "\" in the mount already"));
-  }
+  RETURN_IF_ERROR(CheckNew(name));
   ASSIGN_OR_RETURN(const uint64_t inode, devices_->Add(device));
+  WriteDown(inode, file);
   inodes_[name] = inode;
   files_[inode] = file;
   return absl::OkStatus();
+}
+
+absl::Status Filesystem::CheckNew(const std::string& name) const {
+  if (!inodes_.contains(name)) return absl::OkStatus();
+  return ErrnoToStatus(EEXIST,
+                       absl::StrCat("another device is \"", name, "\" in the mount already"));
+}
+
+absl::Status Filesystem::RestoreDevice(BlockDevice* device, const FileFacts& facts) {
+  const std::string& name = device->name();
+  RETURN_IF_ERROR(CheckName(name));
+  File file;
+  file.device = device;
+  file.mode = facts.mode;
+  file.owner = facts.owner;
+  file.group = facts.group;
+  file.accessed = facts.accessed;
+  file.modified = facts.modified;
+  file.changed = facts.changed;
+
+  absl::MutexLock lock(&mutex_);
+  RETURN_IF_ERROR(CheckNew(name));
+  RETURN_IF_ERROR(devices_->Restore(device, facts.inode));
+  WriteDown(facts.inode, file);
+  inodes_[name] = facts.inode;
+  files_[facts.inode] = file;
+  return absl::OkStatus();
+}
+
+void Filesystem::WriteDown(uint64_t inode, const File& file) {
+  if (options_.journal == nullptr) return;
+  FileFacts facts;
+  facts.inode = inode;
+  facts.device = file.device;
+  facts.mode = file.mode;
+  facts.owner = file.owner;
+  facts.group = file.group;
+  facts.accessed = file.accessed;
+  facts.modified = file.modified;
+  facts.changed = file.changed;
+  options_.journal->OnFile(facts);
 }
 
 absl::Status Filesystem::RemoveDevice(absl::string_view name, std::function<void()> done) {
@@ -106,6 +152,7 @@ absl::Status Filesystem::RemoveDevice(absl::string_view name, std::function<void
     inode = found->second;
     inodes_.erase(found);
     files_.erase(inode);
+    if (options_.journal != nullptr) options_.journal->OnFileGone(inode);
   }
   devices_->Remove(inode, std::move(done));
   // Fails where the kernel does not know the name, or the mount is gone: nothing is to be done
@@ -121,6 +168,7 @@ absl::Status Filesystem::OnResized(absl::string_view name) {
     auto found = inodes_.find(std::string(name));
     if (found == inodes_.end()) return NoEntry(name);
     inode = found->second;
+    WriteDown(inode, files_.at(inode));
   }
   constexpr off_t kAttributesOnly = -1;
   fuse_lowlevel_notify_inval_inode(session_, inode, kAttributesOnly, 0);
@@ -149,10 +197,34 @@ void Filesystem::Process(const FuseMessage& message, absl::Span<uint8_t> scratch
   append(message.small, in_small);
   append(message.large, message.payload() - in_small);
 
-  fuse_buf buffer = {};
-  buffer.size = message.bytes;
-  buffer.mem = scratch.data();
-  fuse_session_process_buf(session_, &buffer);
+  const absl::Span<uint8_t> request = scratch.subspan(0, message.bytes);
+  if (message.opcode() == FUSE_INIT) return Initialize(message, request);
+  ProcessWithLibfuse(session_, request);
+}
+
+void Filesystem::Initialize(const FuseMessage& message, absl::Span<uint8_t> request) {
+  if (init_answer_.empty()) {
+    if (options_.journal != nullptr) options_.journal->OnInit(request);
+    return ProcessWithLibfuse(session_, request);
+  }
+  // The earlier process has read it and did not come to answer it.
+  fuse_out_header header;
+  memcpy(&header, init_answer_.data(), sizeof(header));
+  replies_->Data(message.unique(), init_answer_.data() + sizeof(header),
+                 init_answer_.size() - sizeof(header));
+}
+
+absl::Status Filesystem::ReplayInit(absl::Span<const uint8_t> request) {
+  std::vector<uint8_t> copy(request.begin(), request.end());
+  replaying_ = true;
+  ProcessWithLibfuse(session_, absl::MakeSpan(copy));
+  replaying_ = false;
+  fuse_out_header header = {};
+  if (init_answer_.size() > sizeof(header)) {
+    memcpy(&header, init_answer_.data(), sizeof(header));
+    if (header.error == 0) return absl::OkStatus();
+  }
+  return ErrnoToStatus(EPROTO, "agree again on what the kernel and the earlier process did");
 }
 
 // Not through libfuse, which has no word for FOPEN_PARALLEL_DIRECT_WRITES before 3.15.
@@ -182,6 +254,13 @@ void Filesystem::Release(uint64_t inode) {
 }
 
 ssize_t Filesystem::WriteReply(const iovec* parts, int count) {
+  if (replaying_) {
+    init_answer_.clear();
+    for (int i = 0; i < count; ++i) {
+      init_answer_.append(static_cast<const char*>(parts[i].iov_base), parts[i].iov_len);
+    }
+    return static_cast<ssize_t>(init_answer_.size());
+  }
   return replies_->Write(parts, count);
 }
 
@@ -262,6 +341,7 @@ absl::StatusOr<struct stat> Filesystem::SetAttributes(uint64_t inode, const stru
     file.modified = TimeToSet(mask, FUSE_SET_ATTR_MTIME_NOW, wanted.st_mtim);
   }
   file.changed = Now();
+  WriteDown(inode, file);
   return FileAttributes(inode, file);
 }
 

@@ -46,10 +46,38 @@ namespace rnbd::client {
 // Any thread, except where noted.
 class Filesystem {
  public:
+  // What the kernel knows of a file, and must find again in the next process that serves the mount.
+  struct FileFacts {
+    uint64_t inode = 0;
+    const BlockDevice* device = nullptr;
+    mode_t mode = 0;
+    uid_t owner = 0;
+    gid_t group = 0;
+    timespec accessed = {};
+    timespec modified = {};
+    timespec changed = {};
+  };
+
+  // Writes down what the next process needs. Called on any thread, one call at a time, and before
+  // the kernel gets to know of it; must not call the filesystem.
+  class Journal {
+   public:
+    // The kernel's first request, as it came.
+    virtual void OnInit(absl::Span<const uint8_t> request) = 0;
+    // A new file, or something of it, the device's size included, is now this.
+    virtual void OnFile(const FileFacts& file) = 0;
+    virtual void OnFileGone(uint64_t inode) = 0;
+
+   protected:
+    ~Journal() = default;
+  };
+
   struct Options {
     // Of every file at first.
     uid_t owner = 0;
     gid_t group = 0;
+    // Outlives the object; may be nullptr.
+    Journal* journal = nullptr;
   };
 
   // The name in the root directory that no device can have.
@@ -71,6 +99,15 @@ class Filesystem {
   // The device lives until the `done` of its removal, or longer than the DeviceTable.
   absl::Status AddDevice(BlockDevice* device);
 
+  // The same for a file that an earlier process showed: with its inode number and attributes, so
+  // that whoever has it open goes on. `file.device` is the device. Also EEXIST where the number is
+  // in use.
+  absl::Status RestoreDevice(BlockDevice* device, const FileFacts& file);
+
+  // Goes on where an earlier process has answered, or was about to answer, the kernel's first
+  // request: agrees with libfuse on the same. Before the first Process().
+  absl::Status ReplayInit(absl::Span<const uint8_t> request);
+
   // Takes the file away, open or not: whoever still has it open gets ENODEV. `done` runs on the
   // thread of a worker once the device is not used any more, for which it must complete what was
   // submitted to it, and may be given more until then. ENOENT without such a device. Not on a
@@ -80,7 +117,8 @@ class Filesystem {
   // Makes the kernel ask for the size again, which has changed. Not on a worker's thread.
   absl::Status OnResized(absl::string_view name);
 
-  // How often the file is open now; 0 without such a device.
+  // How often the file is open now, as far as it was opened since this process began; 0 without
+  // such a device.
   size_t OpenCount(absl::string_view name) const;
 
   // On a worker's thread: answers a request that DeviceRequests does not handle. `scratch` has room
@@ -118,6 +156,9 @@ class Filesystem {
   Filesystem(const Options& options, DeviceTable* devices, FuseReplies* replies);
 
   void Open(const FuseMessage& message);
+  void Initialize(const FuseMessage& message, absl::Span<uint8_t> request);
+  void WriteDown(uint64_t inode, const File& file) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckNew(const std::string& name) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   struct stat RootAttributes() const;
   static struct stat FileAttributes(uint64_t inode, const File& file);
 
@@ -126,6 +167,9 @@ class Filesystem {
   FuseReplies* const replies_;
   const timespec created_;
   fuse_session* session_ = nullptr;
+  // The answer to the first request is kept instead of written.
+  bool replaying_ = false;
+  std::string init_answer_;  // of ReplayInit(): header and data
 
   mutable absl::Mutex mutex_;
   std::map<uint64_t, File> files_ ABSL_GUARDED_BY(mutex_);  // by inode number

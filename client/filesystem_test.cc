@@ -222,5 +222,60 @@ TEST_F(FilesystemTest, TheRootStaysAsItIs) {
   EXPECT_EQ(mode_t{S_IFDIR | 0755}, filesystem_->GetAttributes(kRoot)->st_mode);
 }
 
+class Notes final : public Filesystem::Journal {
+ public:
+  void OnInit(absl::Span<const uint8_t>) override {}
+  void OnFile(const Filesystem::FileFacts& file) override { files.push_back(file); }
+  void OnFileGone(uint64_t inode) override { gone.push_back(inode); }
+
+  std::vector<Filesystem::FileFacts> files;
+  std::vector<uint64_t> gone;
+};
+
+TEST_F(FilesystemTest, WritesDownWhatAnotherProcessNeeds) {
+  Notes notes;
+  Filesystem::Options options;
+  options.journal = &notes;
+  filesystem_ = Filesystem::Create(options, &table_, &replies_).value();
+  FakeBlockDevice* device = Add("disk0");
+  const uint64_t inode = Stat("disk0").st_ino;
+  ASSERT_EQ(1U, notes.files.size());
+  EXPECT_EQ(inode, notes.files[0].inode);
+  EXPECT_EQ(device, notes.files[0].device);
+  EXPECT_EQ(mode_t{0600}, notes.files[0].mode);
+  EXPECT_EQ(0, SetMode("disk0", 0640));
+  ASSERT_EQ(2U, notes.files.size());
+  EXPECT_EQ(mode_t{0640}, notes.files[1].mode);
+  EXPECT_TRUE(filesystem_->OnResized("disk0").ok());
+  EXPECT_EQ(3U, notes.files.size());
+  absl::Notification done;
+  ASSERT_TRUE(filesystem_->RemoveDevice("disk0", [&] { done.Notify(); }).ok());
+  done.WaitForNotification();
+  EXPECT_EQ(std::vector<uint64_t>{inode}, notes.gone);
+}
+
+TEST_F(FilesystemTest, RestoresAFileAsItWas) {
+  FakeBlockDevice* device = Add("disk0");
+  const uint64_t inode = Stat("disk0").st_ino;
+  absl::Notification done;
+  ASSERT_TRUE(filesystem_->RemoveDevice("disk0", [&] { done.Notify(); }).ok());
+  done.WaitForNotification();
+
+  Filesystem::FileFacts facts;
+  facts.inode = inode;
+  facts.mode = 0444;
+  facts.owner = 3;
+  facts.group = 4;
+  facts.modified = {77, 88};
+  ASSERT_TRUE(filesystem_->RestoreDevice(device, facts).ok());
+  const struct stat file = Stat("disk0");
+  EXPECT_EQ(inode, file.st_ino);
+  EXPECT_EQ(mode_t{S_IFREG | 0444}, file.st_mode);
+  EXPECT_EQ(3U, file.st_uid);
+  EXPECT_EQ(4U, file.st_gid);
+  EXPECT_EQ(77, file.st_mtim.tv_sec);
+  EXPECT_EQ(EEXIST, StatusToErrno(filesystem_->RestoreDevice(device, facts)));
+}
+
 }  // namespace
 }  // namespace rnbd::client

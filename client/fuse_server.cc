@@ -1,6 +1,8 @@
 #include "client/fuse_server.h"
 
 #include <fcntl.h>
+#include <linux/fuse.h>
+#include <sys/uio.h>
 
 #include <cassert>
 #include <cerrno>
@@ -22,6 +24,9 @@ namespace {
 
 constexpr size_t kLargestRequest =
     sizeof(FuseHead) + RequestMemory::kSmallBytes + RequestMemory::kLargeBytes;
+
+// FUSE_NOTIFY_RESEND; Debian 12's headers do not have it.
+constexpr int32_t kNotifyResend = 7;
 
 void PostAndWait(Ring* ring, const std::function<void()>& task) {
   absl::Notification done;
@@ -116,6 +121,23 @@ absl::StatusOr<std::unique_ptr<FuseServer>> FuseServer::Create(const Options& op
   return server;
 }
 
+absl::Status FuseServer::TakeOver(absl::Span<const uint8_t> init_request, uint64_t last_inode) {
+  devices_.SkipInodes(last_inode);
+  // Where it was not written down the kernel sends it again, or has not sent it yet.
+  return init_request.empty() ? absl::OkStatus() : filesystem_->ReplayInit(init_request);
+}
+
+absl::Status FuseServer::Resend() {
+  fuse_out_header notification = {};
+  notification.len = sizeof(notification);
+  notification.error = kNotifyResend;
+  iovec part = {&notification, sizeof(notification)};
+  if (writev(fuse_.get(), &part, 1) >= 0) return absl::OkStatus();
+  // The mount is gone; whoever reads learns that.
+  if (errno == ENODEV || errno == ENOTCONN || errno == ECONNABORTED) return absl::OkStatus();
+  return ErrnoToStatus(errno, "ask the kernel to send requests again");
+}
+
 void FuseServer::Start() {
   reading_ = true;
   for (const auto& worker : workers_) {
@@ -135,6 +157,13 @@ absl::Status FuseServer::Stop(absl::Duration bound) {
     reading_ = false;
   }
   return Drain(bound);
+}
+
+// The number stays: whoever answers has it.
+absl::Status FuseServer::Silence() {
+  const UniqueFd nothing(open("/dev/null", O_RDWR | O_CLOEXEC));
+  if (nothing.valid() && dup3(nothing.get(), fuse_.get(), O_CLOEXEC) >= 0) return absl::OkStatus();
+  return ErrnoToStatus(errno, "leave requests to the next process");
 }
 
 size_t FuseServer::in_flight() const {

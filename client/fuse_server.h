@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "client/device_table.h"
 #include "client/filesystem.h"
 #include "client/fuse_reader.h"
@@ -54,6 +55,14 @@ class FuseServer {
 
   Filesystem* filesystem() { return filesystem_.get(); }
 
+  // Instead of waiting for the kernel's first request, when `fuse` comes from an earlier process:
+  // goes on with what was agreed then. Before Start(); then restore the devices, and Resend().
+  absl::Status TakeOver(absl::Span<const uint8_t> init_request, uint64_t last_inode);
+
+  // Makes the kernel send again what an earlier process has read and not answered. EINVAL on
+  // kernels that cannot (before Linux 6.9). Any thread, once.
+  absl::Status Resend();
+
   // The kernel's first request is waiting already: nothing on the mount works before this.
   void Start();
 
@@ -64,6 +73,10 @@ class FuseServer {
   // server any more. DEADLINE_EXCEEDED after `bound`, saying how many requests are not answered
   // and which of them is the oldest.
   absl::Status Drain(absl::Duration bound);
+
+  // After Stop(): answers nothing more, so that requests which are not answered are left to the
+  // next process. Any thread.
+  absl::Status Silence();
 
   size_t in_flight() const;
   // Answers that the kernel did not take; see FuseReplies.

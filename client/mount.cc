@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "client/block_device.h"
 #include "client/fusermount.h"
 #include "client/mount_table.h"
@@ -26,6 +27,7 @@ namespace rnbd::client {
 namespace {
 
 constexpr char kSource[] = "rnbd";
+constexpr char kConnections[] = "/sys/fs/fuse/connections";
 
 bool MayMount() { return geteuid() == 0; }
 
@@ -122,10 +124,38 @@ absl::StatusOr<std::string> CheckMountPoint(const std::string& path) {
   return std::string(absolute);
 }
 
+std::string ResolveMountPoint(const std::string& path) {
+  std::string name(absl::StripSuffix(path, "/"));
+  char text[PATH_MAX];
+  // Each step asks the directory that holds the name.
+  constexpr int kMostLinks = 40;
+  for (int i = 0; i < kMostLinks; ++i) {
+    const size_t slash = name.rfind('/');
+    const std::string directory = slash == std::string::npos ? "." : name.substr(0, slash + 1);
+    const std::string last = slash == std::string::npos ? name : name.substr(slash + 1);
+    if (last.empty() || last == "." || last == "..") break;
+    if (const ssize_t length = readlink(name.c_str(), text, sizeof(text)); length > 0) {
+      const std::string target(text, static_cast<size_t>(length));
+      name = target[0] == '/' ? target : absl::StrCat(directory, "/", target);
+      continue;
+    }
+    if (realpath(directory.c_str(), text) == nullptr) break;
+    return absl::StrCat(strcmp(text, "/") == 0 ? "" : text, "/", last);
+  }
+  return realpath(path.c_str(), text) == nullptr ? path : std::string(text);
+}
+
 absl::StatusOr<std::unique_ptr<Mount>> Mount::Create(const Options& options) {
   ASSIGN_OR_RETURN(std::string mount_point, CheckMountPoint(options.mount_point));
   std::unique_ptr<Mount> mount(new Mount(std::move(mount_point), MayMount()));
   RETURN_IF_ERROR(mount->Connect(options));
+  return mount;
+}
+
+std::unique_ptr<Mount> Mount::Adopt(std::string mount_point, uint64_t id, UniqueFd fuse) {
+  std::unique_ptr<Mount> mount(new Mount(std::move(mount_point), MayMount()));
+  mount->id_ = id;
+  mount->fuse_ = std::move(fuse);
   return mount;
 }
 
@@ -153,10 +183,37 @@ bool Mount::IsMounted() const {
   if (id_ == 0) return false;
   absl::StatusOr<std::vector<MountEntry>> mounts = ReadMountTable();
   if (!mounts.ok()) return true;
-  for (const MountEntry& mount : *mounts) {
-    if (mount.id == id_) return mount.point == mount_point_;
+  return Find(*mounts) != nullptr;
+}
+
+const MountEntry* Mount::Find(const std::vector<MountEntry>& mounts) const {
+  for (const MountEntry& mount : mounts) {
+    if (mount.id == id_) return mount.point == mount_point_ ? &mount : nullptr;
   }
-  return false;
+  return nullptr;
+}
+
+std::string Mount::device() const {
+  if (id_ == 0) return std::string();
+  absl::StatusOr<std::vector<MountEntry>> mounts = ReadMountTable();
+  const MountEntry* mount = mounts.ok() ? Find(*mounts) : nullptr;
+  return mount == nullptr ? std::string() : mount->device;
+}
+
+absl::Status Mount::Abort() {
+  const std::string device_number = device();
+  const size_t colon = device_number.find(':');
+  if (colon != std::string::npos) {
+    // The file is there where fusectl is mounted. Without it requests end when the last descriptor
+    // of /dev/fuse is closed.
+    const std::string file =
+        absl::StrCat(kConnections, "/", device_number.substr(colon + 1), "/abort");
+    const UniqueFd abort_file(open(file.c_str(), O_WRONLY | O_CLOEXEC));
+    if (abort_file.valid() && write(abort_file.get(), "1", 1) < 0) {
+      return ErrnoToStatus(errno, absl::StrCat("write to ", file));
+    }
+  }
+  return Detach();
 }
 
 absl::Status Mount::Unmount() {

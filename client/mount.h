@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "client/mount_table.h"
 #include "common/unique_fd.h"
 
 namespace rnbd::client {
@@ -29,16 +31,34 @@ class Mount {
   // kernel then waits for somebody to read requests.
   static absl::StatusOr<std::unique_ptr<Mount>> Create(const Options& options);
 
-  // Detach(), if it is still mounted.
+  // A mount that an earlier process made: what it returned as mount_point() and id(), and a
+  // descriptor of its /dev/fuse.
+  static std::unique_ptr<Mount> Adopt(std::string mount_point, uint64_t id, UniqueFd fuse);
+
+  // Detach(), if it is still mounted and was not left to another process.
   ~Mount();
   Mount(const Mount&) = delete;
   Mount& operator=(const Mount&) = delete;
 
+  // Of /dev/fuse, until TakeFuse().
+  int fuse() const { return fuse_.get(); }
   // Of /dev/fuse; once. When the last copy is closed, the mount answers everybody with ENOTCONN.
   UniqueFd TakeFuse() { return std::move(fuse_); }
 
   // Absolute and without links.
   const std::string& mount_point() const { return mount_point_; }
+
+  // In the mount table of this mount namespace.
+  uint64_t id() const { return id_; }
+  // "major:minor" of the file system, which no other has; empty where it is not mounted any more.
+  std::string device() const;
+
+  // Another process goes on with it, or ends it.
+  void LeaveToOthers() { id_ = 0; }
+
+  // Answers every request with an error from now on, those under way at once, and detaches it: the
+  // end where nobody can go on.
+  absl::Status Abort();
 
   // False once somebody, perhaps `fusermount3 -u`, has unmounted it.
   bool IsMounted() const;
@@ -58,6 +78,7 @@ class Mount {
   absl::Status Connect(const Options& options);
   absl::Status FindId();
   absl::Status Leave(bool lazily);
+  const MountEntry* Find(const std::vector<MountEntry>& mounts) const;
 
   const std::string mount_point_;
   const bool as_root_;
@@ -67,6 +88,10 @@ class Mount {
 
 // Why `path` cannot be mounted on, or its absolute form without links.
 absl::StatusOr<std::string> CheckMountPoint(const std::string& path);
+
+// `path` of a mount as the mount table has it: absolute and without links. Asks nothing of the
+// mounted file system, so that it answers where that hangs.
+std::string ResolveMountPoint(const std::string& path);
 
 }  // namespace rnbd::client
 

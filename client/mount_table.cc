@@ -33,6 +33,7 @@ std::string Unescape(absl::string_view text) {
 
 std::vector<MountEntry> ParseMountTable(absl::string_view text) {
   // ID parent major:minor root POINT options optional-fields... - TYPE SOURCE options
+  constexpr size_t kDevice = 2;
   constexpr size_t kPoint = 4;
   constexpr size_t kOptional = 6;
   std::vector<MountEntry> entries;
@@ -43,6 +44,7 @@ std::vector<MountEntry> ParseMountTable(absl::string_view text) {
     if (words.end() - separator < 3) continue;
     MountEntry entry;
     if (!absl::SimpleAtoi(words[0], &entry.id)) continue;
+    entry.device = std::string(words[kDevice]);
     entry.point = Unescape(words[kPoint]);
     entry.type = std::string(separator[1]);
     entry.source = Unescape(separator[2]);

@@ -13,6 +13,7 @@ namespace rnbd::client {
 // A line of /proc/self/mountinfo; see proc(5).
 struct MountEntry {
   uint64_t id = 0;
+  std::string device;  // "major:minor" of the file system, the same in every namespace
   std::string point;
   std::string type;
   std::string source;

@@ -12,6 +12,7 @@ TEST(MountTableTest, ReadsPointTypeAndSource) {
       "96 22 0:78 /sub /mnt/b rw shared:2 master:1 - tmpfs none rw\n");
   ASSERT_EQ(3U, mounts.size());
   EXPECT_EQ(95U, mounts[1].id);
+  EXPECT_EQ("0:77", mounts[1].device);
   EXPECT_EQ("/mnt/rnbd", mounts[1].point);
   EXPECT_EQ("fuse.rnbd", mounts[1].type);
   EXPECT_EQ("rnbd", mounts[1].source);

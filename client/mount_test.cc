@@ -313,5 +313,60 @@ TEST_F(MountTest, SynchronousWritesAreForcedAndFsyncIsFlush) {
   EXPECT_TRUE((*mount)->Unmount().ok());
 }
 
+TEST_F(MountTest, AnotherProcessCanGoOnWithIt) {
+  auto mount = Mount::Create(At(directory_.path()));
+  ASSERT_TRUE(mount.ok()) << mount.status();
+  const std::string point = (*mount)->mount_point();
+  auto next = Mount::Adopt(point, (*mount)->id(), UniqueFd(dup((*mount)->fuse())));
+  EXPECT_EQ((*mount)->device(), next->device());
+  EXPECT_NE("", next->device());
+  (*mount)->LeaveToOthers();
+  mount->reset();
+  EXPECT_TRUE(next->IsMounted());
+  Served served(next.get());
+  EXPECT_EQ(0, access((directory_.path() + "/disk0").c_str(), F_OK));
+  EXPECT_TRUE(next->Unmount().ok());
+  EXPECT_EQ("", next->device());
+}
+
+TEST_F(MountTest, AbortFailsWhatNobodyAnswers) {
+  auto mount = Mount::Create(At(directory_.path()));
+  ASSERT_TRUE(mount.ok()) << mount.status();
+  const std::string file = directory_.path() + "/disk0";
+  const pid_t user = fork();
+  if (user == 0) {
+    (*mount)->TakeFuse().reset(-1);  // or it would wait for itself
+    _exit(access(file.c_str(), F_OK) == 0 ? 0 : errno);
+  }
+  usleep(50'000);
+  EXPECT_TRUE((*mount)->Abort().ok());
+  EXPECT_FALSE((*mount)->IsMounted());
+  // Where fusectl is not mounted, the last descriptor has to go as well.
+  (*mount)->TakeFuse().reset(-1);
+  int result;
+  ASSERT_EQ(user, waitpid(user, &result, 0));
+  EXPECT_TRUE(WEXITSTATUS(result) == ECONNABORTED || WEXITSTATUS(result) == ENOTCONN)
+      << WEXITSTATUS(result);
+}
+
+TEST(ResolveMountPointTest, AsksOnlyTheDirectoriesAbove) {
+  TemporaryDirectory directory;
+  char absolute[PATH_MAX];
+  ASSERT_NE(nullptr, realpath(directory.path().c_str(), absolute));
+  const std::string point = absolute;
+  const std::string name = point.substr(point.rfind('/') + 1);
+  EXPECT_EQ(point, ResolveMountPoint(point));
+  EXPECT_EQ(point, ResolveMountPoint(point + "/"));
+  EXPECT_EQ(point, ResolveMountPoint(point + "/../" + name));
+  // It need not be there to be asked.
+  EXPECT_EQ(point + "/none", ResolveMountPoint(point + "/none"));
+  const std::string link = point + ".link";
+  for (const std::string& target : {point, name}) {
+    ASSERT_EQ(0, symlink(target.c_str(), link.c_str()));
+    EXPECT_EQ(point, ResolveMountPoint(link));
+    unlink(link.c_str());
+  }
+}
+
 }  // namespace
 }  // namespace rnbd::client
