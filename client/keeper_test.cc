@@ -1,0 +1,218 @@
+#include "client/keeper.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "gtest/gtest.h"
+
+namespace rnbd::client {
+namespace {
+
+// What all processes of a test see.
+struct Shared {
+  std::atomic<int> starts{0};
+  std::atomic<int> serving_calls{0};
+  std::atomic<int> serving_status{-1};
+  std::atomic<int> flag{0};
+  std::atomic<int64_t> started_ms[16];
+};
+
+class KeeperTest : public ::testing::Test {
+ protected:
+  // What a process does that the keeper starts, and its exit status.
+  using Script = std::function<int(Keeper::Process* process, int start)>;
+
+  KeeperTest() {
+    void* memory =
+        mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    shared_ = new (memory) Shared;
+  }
+  ~KeeperTest() override { munmap(shared_, sizeof(Shared)); }
+
+  // Starts a keeper as a process of its own.
+  pid_t Start(const Script& script, absl::Duration end_bound = absl::Seconds(10)) {
+    const pid_t pid = fork();
+    if (pid != 0) return pid;
+    Keeper::Options options;
+    options.mount_point = "/nonexistent";
+    options.end_bound = end_bound;
+    options.on_serving = [this](int status) {
+      ++shared_->serving_calls;
+      shared_->serving_status = status;
+    };
+    auto keeper = Keeper::Create(std::move(options), Inheritance(), ServiceManager());
+    if (!keeper.ok()) _exit(100);
+    Keeper::Outcome outcome = (*keeper)->Run();
+    if (outcome.exit_status.has_value()) _exit(*outcome.exit_status);
+    const int start = ++shared_->starts;
+    shared_->started_ms[start % 16] = absl::ToUnixMillis(absl::Now());
+    _exit(script(&*outcome.process, start));
+  }
+
+  static int End(pid_t pid) {
+    int result;
+    EXPECT_EQ(pid, waitpid(pid, &result, 0));
+    return WIFEXITED(result) ? WEXITSTATUS(result) : 1000 + WTERMSIG(result);
+  }
+
+  // As a process does that has mounted.
+  static void Mount(Keeper::Process* process) {
+    static_cast<void>(process->state->SetMount("/nonexistent", 1));
+    const UniqueFd fuse(open("/dev/null", O_RDWR | O_CLOEXEC));
+    process->link.Send(KeeperLink::Word::kMounted, 0, fuse.get());
+  }
+
+  static void WaitFor(const std::function<bool()>& condition) {
+    for (int i = 0; i < 1000 && !condition(); ++i) absl::SleepFor(absl::Milliseconds(10));
+    EXPECT_TRUE(condition());
+  }
+
+  Shared* shared_;
+};
+
+TEST_F(KeeperTest, EndsWithAProcessThatEndsBeforeAnythingIsMounted) {
+  EXPECT_EQ(7, End(Start([](Keeper::Process*, int) { return 7; })));
+  EXPECT_EQ(128 + SIGKILL, End(Start([](Keeper::Process*, int) { return raise(SIGKILL); })));
+  EXPECT_EQ(2, shared_->starts);
+  EXPECT_EQ(0, shared_->serving_calls);
+}
+
+TEST_F(KeeperTest, TheNextProcessGoesOnWithWhatWasMounted) {
+  const pid_t keeper = Start([](Keeper::Process* process, int start) {
+    if (start == 1) {
+      if (process->fuse.valid()) return 50;
+      Mount(process);
+      process->link.Send(KeeperLink::Word::kServing, 3);
+      raise(SIGKILL);
+    }
+    if (!process->fuse.valid()) return 51;
+    if (process->state->Read()->mount_point != "/nonexistent") return 52;
+    process->link.Send(KeeperLink::Word::kServing, 0);
+    process->link.Send(KeeperLink::Word::kEnding);
+    return 5;
+  });
+  EXPECT_EQ(5, End(keeper));
+  EXPECT_EQ(2, shared_->starts);
+  EXPECT_EQ(1, shared_->serving_calls);
+  EXPECT_EQ(3, shared_->serving_status);
+}
+
+// A status alone says nothing: a library may have called exit().
+TEST_F(KeeperTest, AProcessThatDoesNotSayThatItEndsIsReplaced) {
+  EXPECT_EQ(0, End(Start([](Keeper::Process* process, int start) {
+              if (start == 1) {
+                Mount(process);
+                return 9;
+              }
+              process->link.Send(KeeperLink::Word::kEnding);
+              return 0;
+            })));
+  EXPECT_EQ(2, shared_->starts);
+}
+
+TEST_F(KeeperTest, WaitsLongerFromCrashToCrash) {
+  EXPECT_EQ(0, End(Start([](Keeper::Process* process, int start) {
+              if (start == 1) Mount(process);
+              if (start < 5) raise(SIGKILL);
+              process->link.Send(KeeperLink::Word::kEnding);
+              return 0;
+            })));
+  EXPECT_EQ(5, shared_->starts);
+  for (int start = 1, wait = 100; start < 4; ++start, wait *= 2) {
+    const int64_t gap = shared_->started_ms[start + 1] - shared_->started_ms[start];
+    EXPECT_GE(gap, wait - 5) << start;
+  }
+}
+
+TEST_F(KeeperTest, PassesSignalsOn) {
+  for (int signal : {SIGTERM, SIGINT, SIGHUP}) {
+    shared_->flag = 0;
+    const pid_t keeper = Start([this](Keeper::Process* process, int) {
+      Mount(process);
+      process->link.Send(KeeperLink::Word::kServing, 0);
+      shared_->flag = 1;
+      sigset_t set;
+      sigfillset(&set);
+      int received = 0;
+      sigwait(&set, &received);
+      process->link.Send(KeeperLink::Word::kEnding);
+      return received;
+    });
+    WaitFor([&] { return shared_->serving_calls > 0 && shared_->flag == 1; });
+    kill(keeper, signal);
+    EXPECT_EQ(signal, End(keeper));
+    shared_->serving_calls = 0;
+  }
+}
+
+TEST_F(KeeperTest, AProcessThatDoesNotEndIsKilled) {
+  const pid_t keeper = Start(
+      [](Keeper::Process* process, int) {
+        Mount(process);
+        process->link.Send(KeeperLink::Word::kServing, 0);
+        for (;;) pause();
+        return 0;
+      },
+      absl::Milliseconds(200));
+  WaitFor([&] { return shared_->serving_calls == 1; });
+  const absl::Time before = absl::Now();
+  kill(keeper, SIGTERM);
+  EXPECT_EQ(1, End(keeper));
+  EXPECT_GE(absl::Now() - before, absl::Milliseconds(200));
+  EXPECT_EQ(1, shared_->starts);
+}
+
+TEST_F(KeeperTest, ASignalEndsAWaitForTheNextProcess) {
+  const pid_t keeper = Start([](Keeper::Process* process, int) {
+    Mount(process);
+    process->link.Send(KeeperLink::Word::kServing, 0);
+    return raise(SIGKILL);
+  });
+  WaitFor([&] { return shared_->starts >= 5; });  // from here on waits are long
+  kill(keeper, SIGTERM);
+  EXPECT_EQ(1, End(keeper));
+}
+
+TEST_F(KeeperTest, AProcessLearnsThatTheKeeperHasDied) {
+  const pid_t keeper = Start([this](Keeper::Process* process, int) {
+    Mount(process);
+    process->link.Send(KeeperLink::Word::kServing, 0);
+    shared_->flag = 1;
+    pollfd readable = {process->link.fd(), POLLIN, 0};
+    poll(&readable, 1, 10'000);
+    KeeperLink::Message message;
+    if (process->link.Receive(&message) == KeeperLink::Received::kClosed) shared_->flag = 2;
+    return 0;
+  });
+  WaitFor([&] { return shared_->flag == 1; });
+  kill(keeper, SIGKILL);
+  EXPECT_EQ(1000 + SIGKILL, End(keeper));
+  WaitFor([&] { return shared_->flag == 2; });
+}
+
+TEST_F(KeeperTest, AProcessHasNoneOfTheKeepersDescriptors) {
+  EXPECT_EQ(
+      0, End(Start([](Keeper::Process* process, int) {
+        int open = 0;
+        for (int fd = 3; fd < 256; ++fd) {
+          if (fcntl(fd, F_GETFD) >= 0 && fd != process->link.fd() && fd != process->state->fd())
+            ++open;
+        }
+        return open;
+      })));
+}
+
+}  // namespace
+}  // namespace rnbd::client
