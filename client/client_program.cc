@@ -17,6 +17,8 @@ namespace {
 
 // How often a start that waits for servers asks whether to give up.
 constexpr absl::Duration kGiveUpInterval = absl::Milliseconds(100);
+// How long those who use a file wait for its device to come back after a death of the process.
+constexpr absl::Duration kLongestTakeOver = absl::Seconds(60);
 
 void WarnIfFailed(const absl::Status& status) {
   if (!status.ok()) spdlog::warn("{}", status);
@@ -27,9 +29,7 @@ void WarnIfFailed(const absl::Status& status) {
 absl::StatusOr<ClientProgram::Mapping> ClientProgram::Map(const std::function<bool()>& give_up) {
   RETURN_IF_ERROR(StartThreads());
   RETURN_IF_ERROR(CreateSessions());
-  control_->ring()->Post([this] {
-    for (const auto& session : sessions_) session->Start();
-  });
+  StartSessions();
   absl::MutexLock lock(&mutex_);
   while (!mutex_.AwaitWithTimeout(absl::Condition(this, &ClientProgram::AllReported),
                                   kGiveUpInterval)) {
@@ -38,10 +38,70 @@ absl::StatusOr<ClientProgram::Mapping> ClientProgram::Map(const std::function<bo
           "interrupted before each device was open or had failed; nothing is mounted");
     }
   }
+  return CountMapping();
+}
+
+ClientProgram::Mapping ClientProgram::CountMapping() const {
   Mapping mapping;
   mapping.open = open_.size();
   for (const auto& [name, failure] : failures_) mapping.failures.push_back(failure);
   return mapping;
+}
+
+void ClientProgram::StartSessions() {
+  control_->ring()->Post([this] {
+    for (const auto& session : sessions_) session->Start();
+  });
+}
+
+absl::StatusOr<ClientProgram::Mapping> ClientProgram::TakeOver(
+    UniqueFd fuse, const std::function<bool()>& give_up,
+    std::function<void(const absl::Status&)> on_unmounted) {
+  ASSIGN_OR_RETURN(MountState::Contents contents, state_->Read());
+  RETURN_IF_ERROR(StartThreads());
+  RETURN_IF_ERROR(CreateSessions());
+  for (MountState::Device& device : contents.devices) {
+    if (journal_.IsConfigured(device)) restored_[device.name] = std::move(device);
+  }
+  // Here a device that can hold requests until its session is up gets back what is known of it
+  // (size, block sizes, whether it may have unflushed writes). Then nothing need be awaited.
+  StartSessions();
+  RETURN_IF_ERROR(AwaitRestored(give_up));
+
+  mount_ = Mount::Adopt(contents.mount_point, contents.mount_id, std::move(fuse));
+  RETURN_IF_ERROR(CreateFuse(std::move(on_unmounted)));
+  RETURN_IF_ERROR(
+      fuse_->TakeOver(absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(contents.init.data()),
+                                          contents.init.size()),
+                      contents.last_inode));
+  RETURN_IF_ERROR(ShowOpenDevices());
+  // What was drained need not come again, so that kernels which cannot send again do as well.
+  if (!contents.drained) RETURN_IF_ERROR(fuse_->Resend());
+  RETURN_IF_ERROR(state_->SetDrained(false));
+  fuse_->Start();
+  absl::MutexLock lock(&mutex_);
+  return CountMapping();
+}
+
+bool ClientProgram::AllRestored() const {
+  size_t found = 0;
+  for (const RemoteDevice* device : open_) found += restored_.count(device->name());
+  return found == restored_.size();
+}
+
+absl::Status ClientProgram::AwaitRestored(const std::function<bool()>& give_up) {
+  const absl::Time deadline = absl::Now() + kLongestTakeOver;
+  absl::MutexLock lock(&mutex_);
+  while (!mutex_.AwaitWithTimeout(absl::Condition(this, &ClientProgram::AllRestored),
+                                  kGiveUpInterval)) {
+    if (give_up()) return absl::CancelledError("interrupted before the devices were open again");
+    if (absl::Now() >= deadline) {
+      spdlog::error("not every device is open again after {}; requests to the others fail",
+                    absl::FormatDuration(kLongestTakeOver));
+      break;
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ClientProgram::StartThreads() {
@@ -98,7 +158,7 @@ void ClientProgram::OnDeviceOpen(RemoteDevice* device) {
   open_.push_back(device);
   failures_.erase(device->name());
   reported_.insert(device->name());
-  if (mounted_) tree_thread_->ring()->Post([this, device] { ShowDevice(device); });
+  if (mounted_) tree_thread_->ring()->Post([this, device] { WarnIfFailed(ShowDevice(device)); });
 }
 
 void ClientProgram::OnDeviceFailed(const std::string& session,
@@ -117,35 +177,79 @@ void ClientProgram::OnDeviceReopened(RemoteDevice* device) {
       [this, device] { WarnIfFailed(fuse_->filesystem()->OnResized(device->name())); });
 }
 
-void ClientProgram::ShowDevice(RemoteDevice* device) {
-  absl::Status added = fuse_->filesystem()->AddDevice(device);
-  WarnIfFailed(Annotate(added, absl::StrCat("show device ", device->name())));
+absl::Status ClientProgram::ShowDevice(RemoteDevice* device) {
+  const auto shown = restored_.find(device->name());
+  const absl::Status status = shown == restored_.end() ? fuse_->filesystem()->AddDevice(device)
+                                                       : RestoreDevice(device, shown->second);
+  return Annotate(status, absl::StrCat("show device ", device->name()));
+}
+
+absl::Status ClientProgram::RestoreDevice(RemoteDevice* device, const MountState::Device& shown) {
+  if (device->size() < shown.size || device->logical_block_size() != shown.logical_block_size) {
+    return ErrnoToStatus(
+        EINVAL, absl::StrCat("came back with ", device->size(), " bytes in blocks of ",
+                             device->logical_block_size(), ", had ", shown.size, " in blocks of ",
+                             shown.logical_block_size));
+  }
+  Filesystem::FileFacts file;
+  file.inode = shown.inode;
+  file.device = device;
+  file.mode = shown.mode;
+  file.owner = shown.owner;
+  file.group = shown.group;
+  file.accessed = shown.accessed;
+  file.modified = shown.modified;
+  file.changed = shown.changed;
+  return fuse_->filesystem()->RestoreDevice(device, file);
 }
 
 absl::Status ClientProgram::MountDevices(const std::string& mount_point, bool allow_other,
+                                         const std::function<void(int)>& on_mounted,
                                          std::function<void(const absl::Status&)> on_unmounted) {
   Mount::Options mount_options;
   mount_options.mount_point = mount_point;
   mount_options.allow_other = allow_other;
   ASSIGN_OR_RETURN(mount_, Mount::Create(mount_options));
+  RETURN_IF_ERROR(state_->SetMount(mount_->mount_point(), mount_->id()));
+  on_mounted(mount_->fuse());
+  RETURN_IF_ERROR(CreateFuse(std::move(on_unmounted)));
+  RETURN_IF_ERROR(ShowOpenDevices());
+  fuse_->Start();
+  return absl::OkStatus();
+}
+
+absl::Status ClientProgram::CreateFuse(std::function<void(const absl::Status&)> on_unmounted) {
   FuseServer::Options options;
   options.requests_per_worker = std::max<size_t>(config_.queue_depth, 64);
   options.filesystem.owner = getuid();
   options.filesystem.group = getgid();
+  options.filesystem.journal = &journal_;
   ASSIGN_OR_RETURN(fuse_, FuseServer::Create(options, mount_->TakeFuse(), memory_.get(),
                                              worker_rings_, std::move(on_unmounted)));
+  return absl::OkStatus();
+}
+
+absl::Status ClientProgram::ShowOpenDevices() {
   std::vector<RemoteDevice*> shown;
   {
     absl::MutexLock lock(&mutex_);
     mounted_ = true;
     shown = open_;
   }
-  for (RemoteDevice* device : shown) RETURN_IF_ERROR(fuse_->filesystem()->AddDevice(device));
-  fuse_->Start();
+  for (RemoteDevice* device : shown) {
+    const absl::Status status = ShowDevice(device);
+    // One that is another disk now must not take the others from those who use them.
+    if (restored_.count(device->name()) == 0) RETURN_IF_ERROR(status);
+    WarnIfFailed(status);
+  }
   return absl::OkStatus();
 }
 
-absl::Status ClientProgram::Stop() {
+absl::Status ClientProgram::Stop() { return End(/*leave=*/false); }
+
+absl::Status ClientProgram::Leave() { return End(/*leave=*/true); }
+
+absl::Status ClientProgram::End(bool leave) {
   const absl::Time deadline = absl::Now() + config_.drain_timeout;
   {
     absl::MutexLock lock(&mutex_);
@@ -155,6 +259,10 @@ absl::Status ClientProgram::Stop() {
   absl::Status result;
   // Half of the time for what applications wait for, the rest to make it durable and to take leave.
   if (fuse_ != nullptr) result = fuse_->Stop(config_.drain_timeout / 2);
+  if (leave) {
+    mount_->LeaveToOthers();
+    result = result.ok() ? state_->SetDrained(true) : fuse_->Silence();
+  }
   result.Update(CloseSessions(deadline));
   // Whatever was not answered has failed with its session.
   if (fuse_ != nullptr) result.Update(fuse_->Drain(absl::Seconds(1)));

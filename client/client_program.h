@@ -16,9 +16,12 @@
 #include "client/fuse_server.h"
 #include "client/mapped_session.h"
 #include "client/mount.h"
+#include "client/mount_journal.h"
+#include "client/mount_state.h"
 #include "client/request_memory.h"
 #include "client/unaligned_io.h"
 #include "common/ring.h"
+#include "common/unique_fd.h"
 #include "common/unique_mapping.h"
 #include "config/client_config.h"
 #include "rtrs/all_fabrics.h"
@@ -28,7 +31,9 @@ namespace rnbd::client {
 // rnbd-fuse from its configuration to its end: threads, sessions, devices and the mount that shows
 // them. Used by one thread, which is none of its own.
 //
-//   Map(), MountDevices(), then Unmount() or Detach(), then Stop().
+//   Map(), MountDevices(), then Unmount() or Detach(), then Stop();
+//   or on a mount that an earlier process has served: TakeOver(), then the same;
+//   or instead of the end Leave(), for a later process to take over.
 class ClientProgram final : private MappedSession::Observer {
  public:
   // What became of the configured devices.
@@ -37,8 +42,9 @@ class ClientProgram final : private MappedSession::Observer {
     std::vector<std::string> failures;  // a message each
   };
 
-  // `config` outlives the program.
-  explicit ClientProgram(const config::ClientConfig& config) : config_(config) {}
+  // Both outlive the program, which keeps in `state` what a later process needs.
+  ClientProgram(const config::ClientConfig& config, MountState* state)
+      : config_(config), state_(state), journal_(config, state) {}
   // After Stop(), or when Map() was never called.
   ~ClientProgram() = default;
 
@@ -49,18 +55,34 @@ class ClientProgram final : private MappedSession::Observer {
 
   // Mounts, and shows every open device; those that open later appear later. `on_unmounted` is
   // called once on another thread when the mount has gone, or cannot be served any more.
+  // `on_mounted` is called at once with a descriptor of /dev/fuse to copy.
   absl::Status MountDevices(const std::string& mount_point, bool allow_other,
+                            const std::function<void(int)>& on_mounted,
                             std::function<void(const absl::Status&)> on_unmounted);
+
+  // Instead of Map() and MountDevices(): goes on with the mount that `state` tells of and `fuse` is
+  // the /dev/fuse of. Returns when each device that was shown is open again, or the longest wait
+  // for that is over, and requests are answered. EINVAL where the kernel cannot send again what the
+  // earlier process has read; then it is all to be ended. Cancelled as Map() is, with the mount as
+  // it was.
+  absl::StatusOr<Mapping> TakeOver(UniqueFd fuse, const std::function<bool()>& give_up,
+                                   std::function<void(const absl::Status&)> on_unmounted);
 
   // EBUSY, with what uses the mount; then everything goes on.
   absl::Status Unmount() { return mount_->Unmount(); }
   // Takes the mount away from whoever uses it.
   absl::Status Detach() { return mount_->Detach(); }
+  // Fails what the kernel waits for, and takes the mount away.
+  absl::Status Abort() { return mount_->Abort(); }
 
   // Ends what is left within about the configuration's drain_timeout: answers what the kernel
   // asked, makes it durable, closes devices and sessions. The status tells what may not have been
   // written.
   absl::Status Stop();
+
+  // The same without the mount, which stays for a later process, and with it every request that
+  // cannot be answered in time.
+  absl::Status Leave();
 
  private:
   absl::Status StartThreads();
@@ -68,7 +90,15 @@ class ClientProgram final : private MappedSession::Observer {
   bool AllReported() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return reported_.size() == expected_;
   }
-  void ShowDevice(RemoteDevice* device);
+  void StartSessions();
+  absl::Status AwaitRestored(const std::function<bool()>& give_up);
+  bool AllRestored() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  absl::Status CreateFuse(std::function<void(const absl::Status&)> on_unmounted);
+  absl::Status ShowOpenDevices();
+  Mapping CountMapping() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  absl::Status ShowDevice(RemoteDevice* device);
+  absl::Status RestoreDevice(RemoteDevice* device, const MountState::Device& shown);
+  absl::Status End(bool leave);
   absl::Status CloseSessions(absl::Time deadline);
 
   void OnDeviceOpen(RemoteDevice* device) override;
@@ -77,6 +107,10 @@ class ClientProgram final : private MappedSession::Observer {
   void OnDeviceReopened(RemoteDevice* device) override;
 
   const config::ClientConfig& config_;
+  MountState* const state_;
+  MountJournal journal_;
+  // What an earlier process has shown, by name; constant once sessions are started.
+  std::map<std::string, MountState::Device> restored_;
 
   // Destroyed from the last to the first.
   std::unique_ptr<RequestMemory> memory_;

@@ -80,6 +80,7 @@ absl::StatusOr<Background> Background::Enter() {
   Background background;
   if (child == 0) {
     setsid();
+    background.in_background_ = true;
     background.to_parent_ = std::move(to_parent);
   } else {
     to_parent.reset(-1);
@@ -88,8 +89,8 @@ absl::StatusOr<Background> Background::Enter() {
   return background;
 }
 
-void Background::Ready(int exit_status) {
-  if (!to_parent_.valid()) return;
+void Background::LetGoOfTerminal() const {
+  if (!in_background_) return;
   // The working directory could be on a disk that is to be unmounted.
   const int moved = chdir("/");
   static_cast<void>(moved);
@@ -99,6 +100,11 @@ void Background::Ready(int exit_status) {
     dup2(nothing.get(), STDOUT_FILENO);
     if (!LeadsToLog(STDERR_FILENO)) dup2(nothing.get(), STDERR_FILENO);
   }
+}
+
+void Background::Ready(int exit_status) {
+  if (!to_parent_.valid()) return;
+  LetGoOfTerminal();
   const uint8_t status = static_cast<uint8_t>(exit_status);
   // The parent may have been killed; SIGPIPE is ignored.
   const ssize_t written = write(to_parent_.get(), &status, 1);

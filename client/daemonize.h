@@ -31,11 +31,18 @@ class Background {
   // exit status, or 128 plus the signal that ended it.
   absl::optional<int> parent_exit_status() const { return parent_exit_status_; }
 
-  // In the child, once: ends the parent with `exit_status` (0 to 255) and lets go of the terminal
-  // and of the working directory. Standard error stays where it is a file or the journal.
+  // In the child, once: ends the parent with `exit_status` (0 to 255) and lets go of the terminal.
   void Ready(int exit_status);
 
+  // In the child, or a process that it has forked: lets go of the terminal and of the working
+  // directory. Standard error stays where it is a file or the journal.
+  void LetGoOfTerminal() const;
+
+  // In a process that the child has forked: leaves it to the child to say that it is ready.
+  void LeaveReadyToOthers() { to_parent_.reset(-1); }
+
  private:
+  bool in_background_ = false;
   UniqueFd to_parent_;
   absl::optional<int> parent_exit_status_;
 };

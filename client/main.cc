@@ -1,23 +1,28 @@
 // rnbd-fuse: shows remote block devices as files.
 
 #include <gflags/gflags.h>
-#include <signal.h>
-#include <time.h>
+#include <limits.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
-#include <cstring>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "client/client_program.h"
+#include "absl/time/time.h"
 #include "client/daemonize.h"
+#include "client/inheritance.h"
+#include "client/keeper.h"
 #include "client/mount.h"
+#include "client/service_manager.h"
+#include "client/serving.h"
+#include "client/upgrade_port.h"
 #include "common/logging.h"
 #include "common/process.h"
 #include "common/status.h"
@@ -26,6 +31,7 @@
 DEFINE_string(config, "/etc/rnbd/client.yaml",
               "the configuration file; docs/configuration.md describes it");
 DEFINE_bool(check, false, "check the configuration, print what it does, and end");
+DEFINE_bool(upgrade, false, "go on with this program where another version serves MOUNT");
 DEFINE_bool(foreground, false, "stay in the foreground");
 DEFINE_bool(f, false, "the same as --foreground");
 DEFINE_string(o, "", "mount options, separated by commas: allow_other");
@@ -37,10 +43,12 @@ namespace {
 constexpr int kOk = 0;
 constexpr int kFailed = 1;  // nothing is mounted
 constexpr int kUsage = 2;
-constexpr int kPartlyMapped = 3;  // mounted, but not every device
 
-// The mount has gone: what the reading threads tell the waiting one.
-constexpr int kUnmountedSignal = SIGUSR1;
+// Longer than the program takes at most: a check, the end of the old, the start of the new one.
+constexpr int kUpgradeBoundSeconds = 120;
+
+// Beyond drain_timeout, before a process that was told to end is killed.
+constexpr absl::Duration kEndMargin = absl::Seconds(2);
 
 void Say(absl::string_view message) {
   std::fprintf(stderr, "rnbd-fuse: %s\n", std::string(message).c_str());
@@ -64,73 +72,79 @@ absl::StatusOr<bool> AllowOther(const config::ClientConfig& config) {
   return allow_other;
 }
 
-// Until the mount has gone, or a signal says so. SIGINT does not take the mount from whoever uses
-// it; SIGTERM does, for what sends it will not wait.
-void WaitForEnd(const sigset_t& signals, ClientProgram* program) {
-  for (;;) {
-    int signal = 0;
-    sigwait(&signals, &signal);
-    if (signal == kUnmountedSignal) {
-      spdlog::info("unmounted");
-      return;
-    }
-    spdlog::info("ending on {}", strsignal(signal));
-    absl::Status unmounted = program->Unmount();
-    if (unmounted.ok()) return;
-    if (signal == SIGINT) {
-      spdlog::error("{}; SIGTERM ends anyway", unmounted.message());
-      continue;
-    }
-    spdlog::warn("{}; taking it away from them", unmounted.message());
-    absl::Status detached = program->Detach();
-    if (!detached.ok()) spdlog::warn("{}", detached);
-    return;
+// The program leaves the directory that it was started in.
+std::string Absolute(const std::string& path) {
+  char directory[PATH_MAX];
+  if (path.empty() || path[0] == '/' || getcwd(directory, sizeof(directory)) == nullptr) {
+    return path;
   }
+  return absl::StrCat(directory, "/", path);
 }
 
-// Whether one of the blocked signals has come, so that nobody need wait for a server that is
-// silent.
-bool HaveSignal(const sigset_t& signals) {
-  const timespec now = {};
-  const int signal = sigtimedwait(&signals, nullptr, &now);
-  if (signal < 0) return false;
-  spdlog::info("ending on {}", strsignal(signal));
-  return true;
+// What another version of the program is called with, to serve the same. It stays where it is: in
+// the background already, or in the foreground.
+std::vector<std::string> ArgumentsForNext(const std::string& mount_point, bool allow_other) {
+  std::vector<std::string> arguments = {mount_point, "--config", Absolute(FLAGS_config),
+                                        "--foreground"};
+  if (allow_other) arguments.insert(arguments.end(), {"-o", "allow_other"});
+  return arguments;
 }
 
-// Maps and mounts; the exit status to continue with, or nothing to go on with.
-int Start(const config::ClientConfig& config, const std::string& mount_point, bool allow_other,
-          const sigset_t& signals, ClientProgram* program) {
-  for (const std::string& sentence : config::NotInForce(config)) spdlog::warn("{}", sentence);
-  absl::StatusOr<ClientProgram::Mapping> mapping =
-      program->Map([&] { return HaveSignal(signals); });
-  if (!mapping.ok()) return Fail(mapping.status());
-  for (const std::string& failure : mapping->failures) Say(failure);
-  if (mapping->open == 0) {
-    Say("no device could be mapped; nothing is mounted");
-    return kFailed;
+// Asks those who serve the mount already to go on with the program that this is.
+int Upgrade(const std::string& mount_argument) {
+  char program[PATH_MAX] = {};
+  if (readlink("/proc/self/exe", program, sizeof(program) - 1) < 0) {
+    return Fail(ErrnoToStatus(errno, "find this program"));
   }
-  absl::Status mounted =
-      program->MountDevices(mount_point, allow_other, [](const absl::Status& why) {
-        if (!why.ok()) spdlog::error("the mount cannot be served any more: {}", why);
-        kill(getpid(), kUnmountedSignal);
-      });
-  if (!mounted.ok()) return Fail(mounted);
-  spdlog::info("{} of {} devices are in {}", mapping->open,
-               mapping->open + mapping->failures.size(), mount_point);
-  return mapping->failures.empty() ? kOk : kPartlyMapped;
+  const std::string mount_point = ResolveMountPoint(mount_argument);
+  const absl::Status upgraded = RequestUpgrade(mount_point, program, kUpgradeBoundSeconds);
+  if (!upgraded.ok()) return Fail(Annotate(upgraded, absl::StrCat("upgrade ", mount_point)));
+  return kOk;
+}
+
+int Keep(const config::ClientConfig& config, const std::string& mount_point, bool allow_other,
+         Inheritance inheritance, Background background) {
+  RaiseLimits();
+  Keeper::Options options;
+  options.mount_point = mount_point;
+  options.end_bound = config.drain_timeout + kEndMargin;
+  options.arguments = ArgumentsForNext(mount_point, allow_other);
+  options.check_arguments = options.arguments;
+  options.check_arguments.push_back("--check");
+  options.on_serving = [&background](int exit_status) { background.Ready(exit_status); };
+  absl::StatusOr<std::unique_ptr<Keeper>> keeper =
+      Keeper::Create(std::move(options), std::move(inheritance), ServiceManager::FromEnvironment());
+  if (!keeper.ok()) return Fail(keeper.status());
+  Keeper::Outcome outcome = (*keeper)->Run();
+  if (outcome.exit_status.has_value()) return *outcome.exit_status;
+
+  background.LeaveReadyToOthers();
+  ServingOptions serving;
+  serving.config = &config;
+  serving.mount_point = mount_point;
+  serving.allow_other = allow_other;
+  return Serve(serving, *std::move(outcome.process), std::move(background));
+}
+
+// Where to mount, or where an earlier program has mounted.
+absl::StatusOr<std::string> MountPoint(const std::string& argument, const Inheritance& inherited) {
+  if (!inherited.fuse.valid() || inherited.state == nullptr) return CheckMountPoint(argument);
+  ASSIGN_OR_RETURN(const MountState::Contents contents, inherited.state->Read());
+  return contents.mount_point;
 }
 
 int Main(const std::string& mount_argument) {
   absl::StatusOr<config::ClientConfig> config = config::LoadClientConfig(FLAGS_config);
   if (!config.ok()) return Fail(config.status());
+  absl::StatusOr<Inheritance> inheritance = Inheritance::FromEnvironment();
+  if (!inheritance.ok()) return Fail(inheritance.status());
   if (FLAGS_check) {
     std::printf("%s", config::Describe(*config).c_str());
     return kOk;
   }
   absl::StatusOr<bool> allow_other = AllowOther(*config);
   if (!allow_other.ok()) return Fail(allow_other.status());
-  absl::StatusOr<std::string> mount_point = CheckMountPoint(mount_argument);
+  absl::StatusOr<std::string> mount_point = MountPoint(mount_argument, *inheritance);
   if (!mount_point.ok()) return Fail(mount_point.status());
   absl::Status logging = InitLogging({config->log.level});
   if (!logging.ok()) return Fail(logging);
@@ -142,23 +156,7 @@ int Main(const std::string& mount_argument) {
     background = *std::move(entered);
     if (background.parent_exit_status().has_value()) return *background.parent_exit_status();
   }
-  RaiseLimits();
-  // Blocked here, before there are threads, so that they come to the wait below alone.
-  const sigset_t signals = BlockSignals({SIGTERM, SIGINT, SIGHUP, kUnmountedSignal});
-
-  ClientProgram program(*config);
-  const int started = Start(*config, *mount_point, *allow_other, signals, &program);
-  const bool running = started == kOk || started == kPartlyMapped;
-  if (running) {
-    background.Ready(started);
-    WaitForEnd(signals, &program);
-  }
-  absl::Status stopped = program.Stop();
-  if (!stopped.ok()) {
-    spdlog::error("not everything may have been written: {}", stopped);
-    return kFailed;
-  }
-  return running ? kOk : started;
+  return Keep(*config, *mount_point, *allow_other, *std::move(inheritance), std::move(background));
 }
 
 }  // namespace
@@ -166,12 +164,13 @@ int Main(const std::string& mount_argument) {
 
 int main(int argc, char** argv) {
   gflags::SetUsageMessage(
-      "rnbd-fuse MOUNT --config client.yaml [--foreground] [-o allow_other] [--check]");
+      "rnbd-fuse MOUNT --config client.yaml [--foreground] [-o allow_other] [--check] [--upgrade]");
   gflags::SetVersionString("0.1");
   gflags::ParseCommandLineFlags(&argc, &argv, /*remove_flags=*/true);
   if (argc != 2 && !(FLAGS_check && argc == 1)) {
     std::fprintf(stderr, "usage: %s\n", gflags::ProgramUsage());
     return rnbd::client::kUsage;
   }
+  if (FLAGS_upgrade) return rnbd::client::Upgrade(argv[1]);
   return rnbd::client::Main(argc == 2 ? argv[1] : "");
 }

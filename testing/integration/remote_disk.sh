@@ -6,6 +6,8 @@
 #   start_server NAME           starts rnbd-server on the configuration from standard input, and waits for it
 #   start_client NAME MOUNT     starts rnbd-fuse in the foreground on the configuration from standard
 #                               input, and waits until it has mounted on the (new) directory MOUNT
+#   serving_process NAME        the process of client NAME that serves its mount
+#   kill_serving NAME           kills it, and waits until the next one serves
 #   $SOCKET                     where a server may listen
 #   make_images SIZE NAME...    sparse image files in $IMAGES
 #   serve_images                one server, "server", that lets every session have every image at $SOCKET
@@ -41,6 +43,22 @@ start_client() {
   start_daemon "$name" "$RNBD_FUSE" "$mount" --config "$TEST_DIR/$name.yaml" --foreground
   wait_until 20 mountpoint -q "$mount"
 }
+
+# shellcheck disable=SC2154  # daemon is of shell_test.sh
+serving_process() { pgrep --parent "${daemon[$1]}"; }
+
+kill_serving() {
+  local name=$1 count pid
+  count=$(grep -c "goes on with .* devices after" "$TEST_DIR/$name.log" || true)
+  pid=$(serving_process "$name")
+  log "kill -9 $pid"
+  kill -KILL "$pid"
+  _try_for 30 _took_over "$name" "$count" || fail "no process goes on after $pid"
+}
+
+_another_serves() { local pid && pid=$(serving_process "$1") && [[ $pid != "$2" ]]; }
+
+_took_over() { (($(grep -c "goes on with .* devices after" "$TEST_DIR/$1.log") > $2)); }
 
 _leave_mount() { ! mountpoint -q "$1" || umount --lazy "$1"; }
 

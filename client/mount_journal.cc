@@ -1,0 +1,62 @@
+#include "client/mount_journal.h"
+
+#include "client/device_table.h"
+#include "common/logging.h"
+
+namespace rnbd::client {
+namespace {
+
+static_assert(DeviceTable::kMaxDevices <= MountState::kMaxDevices);
+
+void WarnIfFailed(const absl::Status& status) {
+  if (!status.ok()) spdlog::warn("{}", status);
+}
+
+}  // namespace
+
+MountJournal::MountJournal(const config::ClientConfig& config, MountState* state) : state_(state) {
+  for (const config::ClientSessionConfig& session : config.sessions) {
+    for (const config::ClientDeviceConfig& device : session.devices) {
+      sources_[device.name] = {session.name, &device};
+    }
+  }
+}
+
+void MountJournal::OnInit(absl::Span<const uint8_t> request) {
+  WarnIfFailed(state_->SetInit(
+      absl::string_view(reinterpret_cast<const char*>(request.data()), request.size())));
+}
+
+void MountJournal::OnFile(const Filesystem::FileFacts& file) {
+  MountState::Device device;
+  device.inode = file.inode;
+  device.name = file.device->name();
+  if (auto source = sources_.find(device.name); source != sources_.end()) {
+    device.session = source->second.session;
+    device.path = source->second.device->path;
+  }
+  device.access_mode = file.device->access_mode();
+  device.size = file.device->size();
+  device.logical_block_size = file.device->logical_block_size();
+  device.physical_block_size = file.device->physical_block_size();
+  device.mode = file.mode;
+  device.owner = file.owner;
+  device.group = file.group;
+  device.accessed = file.accessed;
+  device.modified = file.modified;
+  device.changed = file.changed;
+  WarnIfFailed(state_->PutDevice(DeviceTable::SlotOf(file.inode), device));
+}
+
+void MountJournal::OnFileGone(uint64_t inode) {
+  WarnIfFailed(state_->RemoveDevice(DeviceTable::SlotOf(inode)));
+}
+
+bool MountJournal::IsConfigured(const MountState::Device& device) const {
+  const auto source = sources_.find(device.name);
+  return source != sources_.end() && source->second.session == device.session &&
+         source->second.device->path == device.path &&
+         source->second.device->access == device.access_mode;
+}
+
+}  // namespace rnbd::client

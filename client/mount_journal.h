@@ -1,0 +1,41 @@
+#ifndef RNBD_CLIENT_MOUNT_JOURNAL_H_
+#define RNBD_CLIENT_MOUNT_JOURNAL_H_
+
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
+#include "client/filesystem.h"
+#include "client/mount_state.h"
+#include "config/client_config.h"
+
+namespace rnbd::client {
+
+// Writes down in the mount's state what its filesystem shows. What cannot be written is logged, and
+// would be missed after a death of the process.
+class MountJournal final : public Filesystem::Journal {
+ public:
+  // Both outlive the object.
+  MountJournal(const config::ClientConfig& config, MountState* state);
+
+  void OnInit(absl::Span<const uint8_t> request) override;
+  void OnFile(const Filesystem::FileFacts& file) override;
+  void OnFileGone(uint64_t inode) override;
+
+  // Whether `device` of the state is one of this configuration: the same path at the same session
+  // and the same access, under the same name.
+  bool IsConfigured(const MountState::Device& device) const;
+
+ private:
+  struct Source {
+    std::string session;
+    const config::ClientDeviceConfig* device = nullptr;
+  };
+
+  MountState* const state_;
+  absl::flat_hash_map<std::string, Source> sources_;  // by the file's name
+};
+
+}  // namespace rnbd::client
+
+#endif  // RNBD_CLIENT_MOUNT_JOURNAL_H_
