@@ -57,13 +57,18 @@ class Events {
   }
 
  private:
+  // The keeper first: whoever ends it, and does not see that somebody else keeps the mount, may end
+  // this process too.
   Event Look() {
+    if (const Event event = LookAtKeeper(); event != Event::kNone) return event;
     signalfd_siginfo info;
-    if (read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
-      if (info.ssi_signo == kUnmountedSignal) return Event::kUnmounted;
-      spdlog::info("ending on {}", strsignal(static_cast<int>(info.ssi_signo)));
-      return info.ssi_signo == SIGINT ? Event::kInterrupt : Event::kTerminate;
-    }
+    if (read(signals_.get(), &info, sizeof(info)) != sizeof(info)) return Event::kNone;
+    if (info.ssi_signo == kUnmountedSignal) return Event::kUnmounted;
+    spdlog::info("ending on {}", strsignal(static_cast<int>(info.ssi_signo)));
+    return info.ssi_signo == SIGINT ? Event::kInterrupt : Event::kTerminate;
+  }
+
+  Event LookAtKeeper() {
     if (!keeper_->open()) return Event::kNone;
     KeeperLink::Message message;
     switch (keeper_->Receive(&message)) {
