@@ -24,7 +24,19 @@ void WarnIfFailed(const absl::Status& status) {
   if (!status.ok()) spdlog::warn("{}", status);
 }
 
+RequestMemory::Options MemorySizes(const config::ClientConfig& config) {
+  RequestMemory::Options sizes;
+  sizes.workers = static_cast<size_t>(config.workers);
+  sizes.small_buffers = config.request_memory.small_buffers;
+  sizes.large_buffers = config.request_memory.large_buffers;
+  return sizes;
+}
+
 }  // namespace
+
+size_t ClientProgram::MemoryBytes(const config::ClientConfig& config) {
+  return RequestMemory::BytesFor(MemorySizes(config));
+}
 
 absl::StatusOr<ClientProgram::Mapping> ClientProgram::Map(const std::function<bool()>& give_up) {
   RETURN_IF_ERROR(StartThreads());
@@ -107,11 +119,8 @@ absl::Status ClientProgram::AwaitRestored(const std::function<bool()>& give_up) 
 absl::Status ClientProgram::StartThreads() {
   const auto workers = static_cast<size_t>(config_.workers);
   WarnIfFailed(BecomeIoFlusher());
-  RequestMemory::Options sizes;
-  sizes.workers = workers;
-  sizes.small_buffers = config_.request_memory.small_buffers;
-  sizes.large_buffers = config_.request_memory.large_buffers;
-  ASSIGN_OR_RETURN(memory_, RequestMemory::Create(sizes));
+  ASSIGN_OR_RETURN(memory_,
+                   RequestMemory::CreateIn(std::move(given_memory_), MemorySizes(config_)));
   ASSIGN_OR_RETURN(bounce_, UniqueMapping::Anonymous(workers * UnalignedIo::kBounceBytes));
   rtrs::StreamOptions stream;
   stream.payload_checksum = config_.payload_checksum;

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -42,11 +43,15 @@ class ClientProgram final : private MappedSession::Observer {
     std::vector<std::string> failures;  // a message each
   };
 
-  // Both outlive the program, which keeps in `state` what a later process needs.
-  ClientProgram(const config::ClientConfig& config, MountState* state)
-      : config_(config), state_(state), journal_(config, state) {}
+  // Both outlive the program, which keeps in `state` what a later process needs. `memory` is for
+  // requests, of at least MemoryBytes().
+  ClientProgram(const config::ClientConfig& config, MountState* state, UniqueMapping memory)
+      : config_(config), state_(state), journal_(config, state), given_memory_(std::move(memory)) {}
   // After Stop(), or when Map() was never called.
   ~ClientProgram() = default;
+
+  // What a program with this configuration wants as `memory`.
+  static size_t MemoryBytes(const config::ClientConfig& config);
 
   // Starts the threads, connects all sessions and opens all devices; returns when each device is
   // open or has failed for the first time. What failed is tried again in the background. Cancelled
@@ -111,6 +116,7 @@ class ClientProgram final : private MappedSession::Observer {
   MountJournal journal_;
   // What an earlier process has shown, by name; constant once sessions are started.
   std::map<std::string, MountState::Device> restored_;
+  UniqueMapping given_memory_;  // until memory_ has it
 
   // Destroyed from the last to the first.
   std::unique_ptr<RequestMemory> memory_;

@@ -83,6 +83,7 @@ absl::StatusOr<std::unique_ptr<Keeper>> Keeper::Create(Options options, Inherita
   }
   std::unique_ptr<Keeper> keeper(
       new Keeper(std::move(options), std::move(inheritance), std::move(service_manager)));
+  ASSIGN_OR_RETURN(keeper->memory_, UniqueMapping::Shared(keeper->options_.memory_bytes));
   RETURN_IF_ERROR(keeper->BlockAndWatchSignals());
   keeper->PrepareUpgrade();
   return keeper;
@@ -189,6 +190,7 @@ void Keeper::BecomeProcess(KeeperLink link) {
   process.link = std::move(link);
   process.fuse = std::move(fuse_);
   process.state = std::move(state_);
+  process.memory = std::move(memory_);
   process.kept_elsewhere = service_manager_.present();
   outcome_.process = std::move(process);
   // The keeper's own are for the keeper only.

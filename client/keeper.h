@@ -19,6 +19,7 @@
 #include "client/service_manager.h"
 #include "client/upgrade_port.h"
 #include "common/unique_fd.h"
+#include "common/unique_mapping.h"
 
 namespace rnbd::client {
 
@@ -42,6 +43,8 @@ class Keeper {
   struct Options {
     std::string mount_point;
     absl::Duration end_bound = absl::Seconds(6);
+    // Of Process::memory.
+    size_t memory_bytes = 4096;
     // For another version of the program: what it is called with behind its own name, to go on
     // here, and to say with status 0 that it could.
     std::vector<std::string> arguments;
@@ -55,6 +58,9 @@ class Keeper {
     KeeperLink link;
     UniqueFd fuse;  // empty: nothing is mounted yet
     std::unique_ptr<MountState> state;
+    // The same for each process, whatever it holds now: none has to find memory where it is short,
+    // perhaps because nobody serves the mount.
+    UniqueMapping memory;
     bool kept_elsewhere = false;  // the mount is to survive the death of the keeper as well
   };
   // One of both: in the keeper the exit status of the program, in a new process what it has.
@@ -110,6 +116,7 @@ class Keeper {
   const Options options_;
   ServiceManager service_manager_;
   std::unique_ptr<MountState> state_;
+  UniqueMapping memory_;
   UniqueFd fuse_;
   UniqueFd signals_;
   KeeperLink link_;

@@ -109,6 +109,18 @@ TEST_F(KeeperTest, TheNextProcessGoesOnWithWhatWasMounted) {
   EXPECT_EQ(3, shared_->serving_status);
 }
 
+TEST_F(KeeperTest, TheNextProcessHasTheSameMemory) {
+  EXPECT_EQ(0, End(Start([](Keeper::Process* process, int start) {
+              if (start == 1) {
+                Mount(process);
+                process->memory.data()[100] = 5;
+                raise(SIGKILL);
+              }
+              process->link.Send(KeeperLink::Word::kEnding);
+              return process->memory.data()[100] == 5 ? 0 : 1;
+            })));
+}
+
 // A status alone says nothing: a library may have called exit().
 TEST_F(KeeperTest, AProcessThatDoesNotSayThatItEndsIsReplaced) {
   EXPECT_EQ(0, End(Start([](Keeper::Process* process, int start) {

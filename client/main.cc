@@ -108,6 +108,7 @@ int Keep(const config::ClientConfig& config, const std::string& mount_point, boo
   Keeper::Options options;
   options.mount_point = mount_point;
   options.end_bound = config.drain_timeout + kEndMargin;
+  options.memory_bytes = ServingMemoryBytes(config);
   options.arguments = ArgumentsForNext(mount_point, allow_other);
   options.check_arguments = options.arguments;
   options.check_arguments.push_back("--check");

@@ -34,15 +34,29 @@ BufferStack::BufferStack(absl::Span<uint8_t> area, size_t bytes) : count_(area.s
   for (size_t i = count_; i > 0; --i) free_.push_back(area.data() + (i - 1) * bytes);
 }
 
+size_t RequestMemory::BytesFor(const Options& options) {
+  return options.workers *
+         (options.small_buffers * kSmallBytes + options.large_buffers * kLargeBytes);
+}
+
 absl::StatusOr<std::unique_ptr<RequestMemory>> RequestMemory::Create(const Options& options) {
-  if (options.workers == 0 || options.small_buffers < 2 || options.large_buffers < 2) {
+  if (options.workers == 0) return ErrnoToStatus(EINVAL, "request memory without a worker");
+  ASSIGN_OR_RETURN(UniqueMapping memory, UniqueMapping::Anonymous(BytesFor(options)));
+  return CreateIn(std::move(memory), options);
+}
+
+absl::StatusOr<std::unique_ptr<RequestMemory>> RequestMemory::CreateIn(UniqueMapping mapping,
+                                                                       const Options& options) {
+  if (options.workers == 0 || options.small_buffers < 2 || options.large_buffers < 2 ||
+      mapping.size() < BytesFor(options)) {
     return ErrnoToStatus(EINVAL, "request memory needs a worker and two buffers of each size");
   }
   const size_t small = options.small_buffers * kSmallBytes;
   const size_t large = options.large_buffers * kLargeBytes;
 
   std::unique_ptr<RequestMemory> memory(new RequestMemory());
-  ASSIGN_OR_RETURN(memory->mapping_, UniqueMapping::Anonymous(options.workers * (small + large)));
+  memory->mapping_ = std::move(mapping);
+  memory->span_ = memory->mapping_.span().first(BytesFor(options));
   // Fewer entries in the processor's tables; no harm where the system has no huge pages.
   madvise(memory->mapping_.data(), memory->mapping_.size(), MADV_HUGEPAGE);
   RETURN_IF_ERROR(Populate(memory->span()));

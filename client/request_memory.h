@@ -62,8 +62,12 @@ class RequestMemory {
 
   // EINVAL where a count is too small, ENOMEM where the system does not give the memory.
   static absl::StatusOr<std::unique_ptr<RequestMemory>> Create(const Options& options);
+  // In memory that is there already, of at least BytesFor(options); EINVAL where it is less.
+  static absl::StatusOr<std::unique_ptr<RequestMemory>> CreateIn(UniqueMapping memory,
+                                                                 const Options& options);
+  static size_t BytesFor(const Options& options);
 
-  absl::Span<uint8_t> span() const { return mapping_.span(); }
+  absl::Span<uint8_t> span() const { return span_; }
   size_t workers() const { return pools_.size(); }
   BufferPool* pool(size_t worker) { return &pools_[worker]; }
 
@@ -71,6 +75,7 @@ class RequestMemory {
   RequestMemory() = default;
 
   UniqueMapping mapping_;
+  absl::Span<uint8_t> span_;
   std::vector<BufferPool> pools_;
 };
 

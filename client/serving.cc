@@ -25,6 +25,9 @@ namespace {
 // The mount has gone: what the reading threads tell the waiting one.
 constexpr int kUnmountedSignal = SIGUSR1;
 
+// Of each thread; none has large frames or goes deep.
+constexpr size_t kStackBytes = 1 << 20;
+
 void Say(absl::string_view message) {
   std::fprintf(stderr, "rnbd-fuse: %s\n", std::string(message).c_str());
 }
@@ -99,7 +102,7 @@ class Serving {
         kept_elsewhere_(process.kept_elsewhere),
         background_(std::move(background)),
         events_(&link_),
-        program_(*options.config, state_.get()) {}
+        program_(*options.config, state_.get(), std::move(process.memory)) {}
 
   int Run() {
     const bool takes_over = fuse_.valid();
@@ -245,7 +248,12 @@ int Serving::Leave() {
 
 }  // namespace
 
+size_t ServingMemoryBytes(const config::ClientConfig& config) {
+  return ClientProgram::MemoryBytes(config);
+}
+
 int Serve(const ServingOptions& options, Keeper::Process process, Background background) {
+  LimitThreadStacks(kStackBytes);
   return Serving(options, std::move(process), std::move(background)).Run();
 }
 

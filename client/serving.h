@@ -20,6 +20,9 @@ struct ServingOptions {
 // Lets go of the terminal where `background` is not in the foreground, once the mount is there.
 int Serve(const ServingOptions& options, Keeper::Process process, Background background);
 
+// Of Keeper::Options: memory that such a process wants to be given.
+size_t ServingMemoryBytes(const config::ClientConfig& config);
+
 // What Serve() returns, and what it tells the keeper for the shell.
 inline constexpr int kServedToTheEnd = 0;
 inline constexpr int kServingFailed = 1;

@@ -18,6 +18,15 @@ void RaiseLimits() {
   }
 }
 
+void LimitThreadStacks(size_t bytes) {
+  pthread_attr_t attributes;
+  if (pthread_attr_init(&attributes) != 0) return;
+  if (pthread_attr_setstacksize(&attributes, bytes) == 0) {
+    static_cast<void>(pthread_setattr_default_np(&attributes));
+  }
+  pthread_attr_destroy(&attributes);
+}
+
 sigset_t BlockSignals(std::initializer_list<int> signals) {
   sigset_t set;
   sigemptyset(&set);

@@ -3,6 +3,7 @@
 
 #include <signal.h>
 
+#include <cstddef>
 #include <initializer_list>
 
 namespace rnbd {
@@ -11,6 +12,10 @@ namespace rnbd {
 // to unlimited: every connection is a file, and registered buffers are locked. What cannot be
 // raised stays as it is.
 void RaiseLimits();
+
+// Gives threads that are started from now on a stack of `bytes` instead of the system's default,
+// usually 8 MiB: a process that is locked in memory has all of it in memory.
+void LimitThreadStacks(size_t bytes);
 
 // Blocks signals in the calling thread and all that it starts from now on, for sigwait(3) or a
 // signalfd, and ignores SIGPIPE. Returns the set.

@@ -11,7 +11,13 @@
 namespace rnbd {
 
 absl::StatusOr<UniqueMapping> UniqueMapping::Anonymous(size_t bytes) {
-  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return Map(bytes, MAP_PRIVATE);
+}
+
+absl::StatusOr<UniqueMapping> UniqueMapping::Shared(size_t bytes) { return Map(bytes, MAP_SHARED); }
+
+absl::StatusOr<UniqueMapping> UniqueMapping::Map(size_t bytes, int sharing) {
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
     const int error = errno;
     return ErrnoToStatus(error, absl::StrCat("mmap of ", bytes, " bytes"));

@@ -18,6 +18,10 @@ class UniqueMapping {
   // A page takes memory only once it is touched. Errors carry the errno of mmap(2).
   static absl::StatusOr<UniqueMapping> Anonymous(size_t bytes);
 
+  // The same, shared with the processes that this one forks. The memory stays as long as one of
+  // them has it mapped.
+  static absl::StatusOr<UniqueMapping> Shared(size_t bytes);
+
   UniqueMapping() = default;
   UniqueMapping(UniqueMapping&& other) noexcept;
   UniqueMapping& operator=(UniqueMapping&& other) noexcept;
@@ -31,6 +35,7 @@ class UniqueMapping {
   absl::Span<uint8_t> span() const { return absl::MakeSpan(data_, size_); }
 
  private:
+  static absl::StatusOr<UniqueMapping> Map(size_t bytes, int sharing);
   UniqueMapping(uint8_t* data, size_t size) : data_(data), size_(size) {}
 
   uint8_t* data_ = nullptr;

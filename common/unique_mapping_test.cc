@@ -1,6 +1,7 @@
 #include "common/unique_mapping.h"
 
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -32,6 +33,19 @@ TEST(UniqueMappingTest, AnonymousIsAlignedZeroedAndWritable) {
   mapping->span().back() = 2;
   EXPECT_EQ(mapping->data()[0], 1);
   EXPECT_EQ(mapping->data()[kBytes - 1], 2);
+}
+
+TEST(UniqueMappingTest, SharedIsTheSameInForkedProcesses) {
+  absl::StatusOr<UniqueMapping> mapping = UniqueMapping::Shared(4096);
+  ASSERT_TRUE(mapping.ok()) << mapping.status();
+  EXPECT_EQ(mapping->data()[7], 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    mapping->data()[7] = 5;
+    ::_exit(0);
+  }
+  ASSERT_EQ(child, ::waitpid(child, nullptr, 0));
+  EXPECT_EQ(mapping->data()[7], 5);
 }
 
 TEST(UniqueMappingTest, UntouchedPagesTakeNoMemory) {
