@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "client/device_table.h"
 #include "client/memory_pressure.h"
 #include "common/logging.h"
 #include "common/status.h"
@@ -17,8 +18,6 @@ namespace {
 
 // How often a start that waits for servers asks whether to give up.
 constexpr absl::Duration kGiveUpInterval = absl::Milliseconds(100);
-// How long those who use a file wait for its device to come back after a death of the process.
-constexpr absl::Duration kLongestTakeOver = absl::Seconds(60);
 
 void WarnIfFailed(const absl::Status& status) {
   if (!status.ok()) spdlog::warn("{}", status);
@@ -50,10 +49,6 @@ absl::StatusOr<ClientProgram::Mapping> ClientProgram::Map(const std::function<bo
           "interrupted before each device was open or had failed; nothing is mounted");
     }
   }
-  return CountMapping();
-}
-
-ClientProgram::Mapping ClientProgram::CountMapping() const {
   Mapping mapping;
   mapping.open = open_.size();
   for (const auto& [name, failure] : failures_) mapping.failures.push_back(failure);
@@ -66,54 +61,61 @@ void ClientProgram::StartSessions() {
   });
 }
 
-absl::StatusOr<ClientProgram::Mapping> ClientProgram::TakeOver(
-    UniqueFd fuse, const std::function<bool()>& give_up,
-    std::function<void(const absl::Status&)> on_unmounted) {
-  ASSIGN_OR_RETURN(MountState::Contents contents, state_->Read());
+absl::StatusOr<size_t> ClientProgram::TakeOver(
+    UniqueFd fuse, std::function<void(const absl::Status&)> on_unmounted) {
+  ASSIGN_OR_RETURN(const MountState::Contents contents, state_->Read());
   RETURN_IF_ERROR(StartThreads());
   RETURN_IF_ERROR(CreateSessions());
-  for (MountState::Device& device : contents.devices) {
-    if (journal_.IsConfigured(device)) restored_[device.name] = std::move(device);
-  }
-  // Here a device that can hold requests until its session is up gets back what is known of it
-  // (size, block sizes, whether it may have unflushed writes). Then nothing need be awaited.
-  StartSessions();
-  RETURN_IF_ERROR(AwaitRestored(give_up));
-
   mount_ = Mount::Adopt(contents.mount_point, contents.mount_id, std::move(fuse));
   RETURN_IF_ERROR(CreateFuse(std::move(on_unmounted)));
   RETURN_IF_ERROR(
       fuse_->TakeOver(absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(contents.init.data()),
                                           contents.init.size()),
                       contents.last_inode));
-  RETURN_IF_ERROR(ShowOpenDevices());
+  size_t files = 0;
+  for (const MountState::Device& shown : contents.devices) {
+    RemoteDevice* device = RestoreDevice(shown);
+    if (device == nullptr) continue;
+    RETURN_IF_ERROR(RestoreFile(device, shown));
+    ++files;
+  }
+  RETURN_IF_ERROR(ShowOpenDevices());  // none yet
+  StartSessions();
   // What was drained need not come again, so that kernels which cannot send again do as well.
   if (!contents.drained) RETURN_IF_ERROR(fuse_->Resend());
   RETURN_IF_ERROR(state_->SetDrained(false));
   fuse_->Start();
-  absl::MutexLock lock(&mutex_);
-  return CountMapping();
+  return files;
 }
 
-bool ClientProgram::AllRestored() const {
-  size_t found = 0;
-  for (const RemoteDevice* device : open_) found += restored_.count(device->name());
-  return found == restored_.size();
-}
-
-absl::Status ClientProgram::AwaitRestored(const std::function<bool()>& give_up) {
-  const absl::Time deadline = absl::Now() + kLongestTakeOver;
-  absl::MutexLock lock(&mutex_);
-  while (!mutex_.AwaitWithTimeout(absl::Condition(this, &ClientProgram::AllRestored),
-                                  kGiveUpInterval)) {
-    if (give_up()) return absl::CancelledError("interrupted before the devices were open again");
-    if (absl::Now() >= deadline) {
-      spdlog::error("not every device is open again after {}; requests to the others fail",
-                    absl::FormatDuration(kLongestTakeOver));
-      break;
+// nullptr where the configuration does not have it any more.
+RemoteDevice* ClientProgram::RestoreDevice(const MountState::Device& shown) {
+  if (journal_.IsConfigured(shown)) {
+    const DeviceFacts facts = {shown.size, shown.logical_block_size, shown.physical_block_size,
+                               shown.identity};
+    for (const auto& session : sessions_) {
+      if (session->name() == shown.session) return session->Restore(shown.name, facts);
     }
   }
-  return absl::OkStatus();
+  spdlog::warn("device {} (session {}, {}) is not configured any more; its file is gone",
+               shown.name, shown.session, shown.path);
+  WarnIfFailed(state_->RemoveDevice(DeviceTable::SlotOf(shown.inode)));
+  return nullptr;
+}
+
+absl::Status ClientProgram::RestoreFile(RemoteDevice* device, const MountState::Device& shown) {
+  journal_.SetIdentity(shown.name, shown.identity);
+  Filesystem::FileFacts file;
+  file.inode = shown.inode;
+  file.device = device;
+  file.mode = shown.mode;
+  file.owner = shown.owner;
+  file.group = shown.group;
+  file.accessed = shown.accessed;
+  file.modified = shown.modified;
+  file.changed = shown.changed;
+  return Annotate(fuse_->filesystem()->RestoreDevice(device, file),
+                  absl::StrCat("show device ", device->name(), " again"));
 }
 
 absl::Status ClientProgram::StartThreads() {
@@ -163,6 +165,7 @@ absl::Status ClientProgram::CreateSessions() {
 
 // On the control thread.
 void ClientProgram::OnDeviceOpen(RemoteDevice* device) {
+  journal_.SetIdentity(device->name(), device->facts().identity);
   absl::MutexLock lock(&mutex_);
   open_.push_back(device);
   failures_.erase(device->name());
@@ -180,6 +183,11 @@ void ClientProgram::OnDeviceFailed(const std::string& session,
 }
 
 void ClientProgram::OnDeviceReopened(RemoteDevice* device) {
+  // While the next FLUSH may still have to fail, the identity from before is what makes the next
+  // process fail it too.
+  if (!device->has_unflushed_writes()) {
+    journal_.SetIdentity(device->name(), device->facts().identity);
+  }
   absl::MutexLock lock(&mutex_);
   if (!mounted_) return;
   tree_thread_->ring()->Post(
@@ -187,29 +195,8 @@ void ClientProgram::OnDeviceReopened(RemoteDevice* device) {
 }
 
 absl::Status ClientProgram::ShowDevice(RemoteDevice* device) {
-  const auto shown = restored_.find(device->name());
-  const absl::Status status = shown == restored_.end() ? fuse_->filesystem()->AddDevice(device)
-                                                       : RestoreDevice(device, shown->second);
-  return Annotate(status, absl::StrCat("show device ", device->name()));
-}
-
-absl::Status ClientProgram::RestoreDevice(RemoteDevice* device, const MountState::Device& shown) {
-  if (device->size() < shown.size || device->logical_block_size() != shown.logical_block_size) {
-    return ErrnoToStatus(
-        EINVAL, absl::StrCat("came back with ", device->size(), " bytes in blocks of ",
-                             device->logical_block_size(), ", had ", shown.size, " in blocks of ",
-                             shown.logical_block_size));
-  }
-  Filesystem::FileFacts file;
-  file.inode = shown.inode;
-  file.device = device;
-  file.mode = shown.mode;
-  file.owner = shown.owner;
-  file.group = shown.group;
-  file.accessed = shown.accessed;
-  file.modified = shown.modified;
-  file.changed = shown.changed;
-  return fuse_->filesystem()->RestoreDevice(device, file);
+  return Annotate(fuse_->filesystem()->AddDevice(device),
+                  absl::StrCat("show device ", device->name()));
 }
 
 absl::Status ClientProgram::MountDevices(const std::string& mount_point, bool allow_other,
@@ -245,12 +232,7 @@ absl::Status ClientProgram::ShowOpenDevices() {
     mounted_ = true;
     shown = open_;
   }
-  for (RemoteDevice* device : shown) {
-    const absl::Status status = ShowDevice(device);
-    // One that is another disk now must not take the others from those who use them.
-    if (restored_.count(device->name()) == 0) RETURN_IF_ERROR(status);
-    WarnIfFailed(status);
-  }
+  for (RemoteDevice* device : shown) RETURN_IF_ERROR(ShowDevice(device));
   return absl::OkStatus();
 }
 
@@ -268,8 +250,8 @@ absl::Status ClientProgram::End(bool leave) {
   absl::Status result;
   // Half of the time for what applications wait for, the rest to make it durable and to take leave.
   if (fuse_ != nullptr) result = fuse_->Stop(config_.drain_timeout / 2);
-  if (leave) {
-    mount_->LeaveToOthers();
+  if (leave && mount_ != nullptr) mount_->LeaveToOthers();
+  if (leave && fuse_ != nullptr) {
     result = result.ok() ? state_->SetDrained(true) : fuse_->Silence();
   }
   result.Update(CloseSessions(deadline));

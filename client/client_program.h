@@ -66,12 +66,11 @@ class ClientProgram final : private MappedSession::Observer {
                             std::function<void(const absl::Status&)> on_unmounted);
 
   // Instead of Map() and MountDevices(): goes on with the mount that `state` tells of and `fuse` is
-  // the /dev/fuse of. Returns when each device that was shown is open again, or the longest wait
-  // for that is over, and requests are answered. EINVAL where the kernel cannot send again what the
-  // earlier process has read; then it is all to be ended. Cancelled as Map() is, with the mount as
-  // it was.
-  absl::StatusOr<Mapping> TakeOver(UniqueFd fuse, const std::function<bool()>& give_up,
-                                   std::function<void(const absl::Status&)> on_unmounted);
+  // the /dev/fuse of, and returns how many files it has. Requests are taken at once, and wait until
+  // their device is open again. EINVAL where the kernel cannot send again what the earlier process
+  // has read; then it is all to be ended.
+  absl::StatusOr<size_t> TakeOver(UniqueFd fuse,
+                                  std::function<void(const absl::Status&)> on_unmounted);
 
   // EBUSY, with what uses the mount; then everything goes on.
   absl::Status Unmount() { return mount_->Unmount(); }
@@ -96,13 +95,11 @@ class ClientProgram final : private MappedSession::Observer {
     return reported_.size() == expected_;
   }
   void StartSessions();
-  absl::Status AwaitRestored(const std::function<bool()>& give_up);
-  bool AllRestored() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  RemoteDevice* RestoreDevice(const MountState::Device& shown);
+  absl::Status RestoreFile(RemoteDevice* device, const MountState::Device& shown);
   absl::Status CreateFuse(std::function<void(const absl::Status&)> on_unmounted);
   absl::Status ShowOpenDevices();
-  Mapping CountMapping() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   absl::Status ShowDevice(RemoteDevice* device);
-  absl::Status RestoreDevice(RemoteDevice* device, const MountState::Device& shown);
   absl::Status End(bool leave);
   absl::Status CloseSessions(absl::Time deadline);
 
@@ -114,8 +111,6 @@ class ClientProgram final : private MappedSession::Observer {
   const config::ClientConfig& config_;
   MountState* const state_;
   MountJournal journal_;
-  // What an earlier process has shown, by name; constant once sessions are started.
-  std::map<std::string, MountState::Device> restored_;
   UniqueMapping given_memory_;  // until memory_ has it
 
   // Destroyed from the last to the first.

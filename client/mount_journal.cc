@@ -39,6 +39,10 @@ void MountJournal::OnFile(const Filesystem::FileFacts& file) {
   device.size = file.device->size();
   device.logical_block_size = file.device->logical_block_size();
   device.physical_block_size = file.device->physical_block_size();
+  {
+    absl::MutexLock lock(&mutex_);
+    device.identity = identities_[device.name];
+  }
   device.mode = file.mode;
   device.owner = file.owner;
   device.group = file.group;
@@ -46,6 +50,11 @@ void MountJournal::OnFile(const Filesystem::FileFacts& file) {
   device.modified = file.modified;
   device.changed = file.changed;
   WarnIfFailed(state_->PutDevice(DeviceTable::SlotOf(file.inode), device));
+}
+
+void MountJournal::SetIdentity(const std::string& name, const DiskIdentity& identity) {
+  absl::MutexLock lock(&mutex_);
+  identities_[name] = identity;
 }
 
 void MountJournal::OnFileGone(uint64_t inode) {

@@ -3,10 +3,13 @@
 
 #include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
-#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
 #include "client/filesystem.h"
 #include "client/mount_state.h"
+#include "common/rnbd_messages.h"
 #include "config/client_config.h"
 
 namespace rnbd::client {
@@ -22,6 +25,9 @@ class MountJournal final : public Filesystem::Journal {
   void OnFile(const Filesystem::FileFacts& file) override;
   void OnFileGone(uint64_t inode) override;
 
+  // Any thread: from now on the disk behind the file `name` is written down as this one.
+  void SetIdentity(const std::string& name, const DiskIdentity& identity);
+
   // Whether `device` of the state is one of this configuration: the same path at the same session
   // and the same access, under the same name.
   bool IsConfigured(const MountState::Device& device) const;
@@ -34,6 +40,8 @@ class MountJournal final : public Filesystem::Journal {
 
   MountState* const state_;
   absl::flat_hash_map<std::string, Source> sources_;  // by the file's name
+  absl::Mutex mutex_;
+  absl::flat_hash_map<std::string, DiskIdentity> identities_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace rnbd::client

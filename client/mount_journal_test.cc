@@ -41,6 +41,7 @@ TEST_F(MountJournalTest, KnowsWhereADeviceCameFrom) {
   file.device = &device;
   file.mode = 0640;
   file.owner = 5;
+  journal.SetIdentity("disk0", {77, 3});
   journal.OnFile(file);
 
   const std::vector<MountState::Device> devices = state_->Read()->devices;
@@ -51,6 +52,7 @@ TEST_F(MountJournalTest, KnowsWhereADeviceCameFrom) {
   EXPECT_EQ(device.size(), devices[0].size);
   EXPECT_EQ(mode_t{0640}, devices[0].mode);
   EXPECT_EQ(5U, devices[0].owner);
+  EXPECT_EQ((DiskIdentity{77, 3}), devices[0].identity);
 
   journal.OnFileGone(0x10005);
   EXPECT_TRUE(state_->Read()->devices.empty());

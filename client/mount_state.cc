@@ -152,6 +152,8 @@ std::string EncodeDevice(const MountState::Device& device) {
   out.Value(device.size);
   out.Value(device.logical_block_size);
   out.Value(device.physical_block_size);
+  out.Value(device.identity.disk);
+  out.Value(device.identity.host_start);
   out.Value(device.mode);
   out.Value(device.owner);
   out.Value(device.group);
@@ -172,6 +174,8 @@ absl::StatusOr<MountState::Device> DecodeDevice(absl::string_view text) {
   device.size = in.Value<uint64_t>();
   device.logical_block_size = in.Value<uint32_t>();
   device.physical_block_size = in.Value<uint32_t>();
+  device.identity.disk = in.Value<uint64_t>();
+  device.identity.host_start = in.Value<uint32_t>();
   device.mode = in.Value<mode_t>();
   device.owner = in.Value<uid_t>();
   device.group = in.Value<gid_t>();

@@ -41,6 +41,7 @@ class MountState {
     uint64_t size = 0;  // bytes
     uint32_t logical_block_size = 0;
     uint32_t physical_block_size = 0;
+    DiskIdentity identity;
     mode_t mode = 0;
     uid_t owner = 0;
     gid_t group = 0;

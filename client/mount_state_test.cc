@@ -26,6 +26,7 @@ MountState::Device ADevice(uint64_t inode, const std::string& name) {
   device.size = uint64_t{3} << 40;
   device.logical_block_size = 512;
   device.physical_block_size = 4096;
+  device.identity = {uint64_t{0xabcdef}, 17};
   device.mode = 0440;
   device.owner = 1000;
   device.group = 100;
@@ -72,6 +73,7 @@ TEST(MountStateTest, KeepsWhatWasPut) {
   EXPECT_EQ(uint64_t{3} << 40, b.size);
   EXPECT_EQ(512U, b.logical_block_size);
   EXPECT_EQ(4096U, b.physical_block_size);
+  EXPECT_EQ((DiskIdentity{0xabcdef, 17}), b.identity);
   EXPECT_EQ(mode_t{0440}, b.mode);
   EXPECT_EQ(1000U, b.owner);
   EXPECT_EQ(100U, b.group);

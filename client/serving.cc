@@ -167,13 +167,12 @@ absl::StatusOr<int> Serving::Start() {
 
 absl::StatusOr<int> Serving::TakeOver() {
   const absl::Time begin = absl::Now();
-  ASSIGN_OR_RETURN(const ClientProgram::Mapping mapping,
-                   program_.TakeOver(
-                       std::move(fuse_), [this] { return ShouldGiveUp(); },
-                       [this](const absl::Status& why) { OnUnmounted(why); }));
-  spdlog::info("goes on with {} and {} devices after {}", options_.mount_point, mapping.open,
+  ASSIGN_OR_RETURN(
+      const size_t files,
+      program_.TakeOver(std::move(fuse_), [this](const absl::Status& why) { OnUnmounted(why); }));
+  spdlog::info("goes on with {} and {} devices after {}", options_.mount_point, files,
                absl::FormatDuration(absl::Trunc(absl::Now() - begin, absl::Milliseconds(1))));
-  return mapping.failures.empty() ? kServedToTheEnd : kPartlyMapped;
+  return kServedToTheEnd;
 }
 
 int Serving::FailToTakeOver(const absl::Status& why) {
