@@ -334,7 +334,7 @@ void Keeper::ReadSignals() {
 }
 
 void Keeper::OnSignal(int signal) {
-  // Without a process, or with one that waits for a server to go on, nobody else can act.
+  // Without a process, or with one that has only begun, nobody else can act.
   if (fuse_.valid() && !serving_) return EndWithoutProcess(signal);
   if (process_ == 0) return Finish(kFailed);
   if (signal != SIGINT) {

@@ -5,7 +5,8 @@
 source testing/shell_test.sh
 source testing/guest/guest_lib.sh
 
-readonly FILE_MIB=64 FILES=8  # Twice what the guest has for them.
+readonly LONGEST_FILL=200
+readonly FILE_MIB=64 FILES=5  # More than the guest has for them.
 
 run_server() {
   # A file of the machine around: it takes none of the guest's memory.
@@ -46,10 +47,11 @@ fill() {
 
 # Kills the process whenever most of what can be dirty is dirty.
 watch_and_kill() {
-  local kills=0 most=0 now told=$SECONDS
+  local kills=0 most=0 now told=$SECONDS begin=$SECONDS
   while kill -0 "$1" 2>/dev/null; do
     now=$(dirty_mib)
     ((now <= most)) || most=$now
+    ((SECONDS - begin < LONGEST_FILL)) || fail "not written after $LONGEST_FILL s: $now MiB are dirty"
     if ((SECONDS - told >= 5)); then
       told=$SECONDS
       log "$now MiB are dirty, $(status_kib /proc/meminfo MemAvailable) KiB available"
