@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "common/status.h"
 #include "testing/torture/block_stamp.h"
@@ -15,6 +16,7 @@ namespace {
 
 constexpr size_t kEventsKept = 20000;
 constexpr size_t kMessagesKept = 50;
+constexpr size_t kWritesShown = 8;
 
 const char* NameOf(DiskRequest::Kind kind) {
   switch (kind) {
@@ -178,9 +180,10 @@ void DiskWriter::NextOfCheck(Slot* slot) {
 // over.
 bool DiskWriter::PickRange(Slot* slot) {
   const uint64_t longest = random_() % 8 == 0 ? options_.longest : std::min(8U, options_.longest);
-  const uint64_t area = random_() % 2 == 0 ? options_.blocks : options_.blocks / 16 + 1;
+  constexpr uint64_t kParts[] = {1, 1, 16, 512};
+  const uint64_t area = options_.blocks / kParts[random_() % 4] + 1;
   for (int attempt = 0; attempt < 20; ++attempt) {
-    slot->first = random_() % area;
+    slot->first = random_() % std::min(area, options_.blocks);
     slot->count = 1 + random_() % std::min(longest, options_.blocks - slot->first);
     const auto begin = busy_.begin() + static_cast<int64_t>(slot->first);
     const auto end = begin + static_cast<int64_t>(slot->count);
@@ -246,28 +249,34 @@ void DiskWriter::EndRead(Slot* slot) {
 void DiskWriter::CheckBlock(uint64_t block, absl::Span<const uint8_t> data) {
   ++report_.blocks_verified;
   const absl::StatusOr<BlockStamp> stamp = ReadBlock(data);
-  if (!stamp.ok()) return Violation(block, stamp.status().message());
+  if (!stamp.ok()) return Violation(block, 0, stamp.status().message());
   const uint64_t here = options_.first_block + block;
   if (stamp->sequence != 0 && (stamp->device != options_.device || stamp->block != here ||
                                stamp->writer != options_.writer)) {
-    return Violation(block,
+    return Violation(block, 0,
                      absl::StrCat("a stranger: device ", stamp->device, ", block ", stamp->block,
                                   ", writer ", stamp->writer, ", write ", stamp->sequence));
   }
   const absl::Status status = history_.Check(block, stamp->sequence);
-  if (!status.ok()) Violation(block, status.message());
+  if (!status.ok()) Violation(block, stamp->sequence, status.message());
 }
 
-void DiskWriter::Violation(uint64_t block, absl::string_view what) {
+void DiskWriter::Violation(uint64_t block, uint64_t seen, absl::string_view what) {
   ++report_.violations;
   std::string message = absl::StrCat(TimeOf(absl::Now()), " VIOLATION at block ",
                                      options_.first_block + block, ": ", what);
+  std::string of_seen;
+  std::vector<std::string> writes;
   for (const Event& event : events_) {
     if (event.first > block || event.first + event.count <= block) continue;
     if (event.kind != DiskRequest::Kind::kWrite) continue;
-    absl::StrAppend(&message, "\n  write ", event.sequence, ": ", TimeOf(event.begun), " to ",
-                    TimeOf(event.ended), event.error == 0 ? ", acknowledged" : ", failed");
+    writes.push_back(absl::StrCat("\n  write ", event.sequence, ": ", TimeOf(event.begun), " to ",
+                                  TimeOf(event.ended),
+                                  event.error == 0 ? ", acknowledged" : ", failed"));
+    if (event.sequence == seen) of_seen = writes.back();
+    if (writes.size() > kWritesShown) writes.erase(writes.begin());
   }
+  absl::StrAppend(&message, of_seen, "\n  the last ones:", absl::StrJoin(writes, ""));
   Say(std::move(message));
 }
 

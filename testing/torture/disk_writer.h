@@ -96,7 +96,7 @@ class DiskWriter {
   void NoteError(const Slot& slot, int error);
   void NoteTime(const Slot& slot, int error);
   void CheckBlock(uint64_t block, absl::Span<const uint8_t> data);
-  void Violation(uint64_t block, absl::string_view what);
+  void Violation(uint64_t block, uint64_t seen, absl::string_view what);
   void Say(std::string message);
   bool AwaitIdle(absl::Duration limit);
   void UpdateIdle();

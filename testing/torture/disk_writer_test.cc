@@ -138,11 +138,13 @@ using Fault = FaultyDisk::Fault;
 
 class DiskWriterTest : public ::testing::Test {
  protected:
-  void SetUp() override {
+  void SetUp() override { MakeWriter(16); }
+
+  void MakeWriter(uint32_t longest) {
     DiskWriter::Options options;
     options.blocks = kBlocks;
     options.block_bytes = kBlock;
-    options.longest = 16;
+    options.longest = longest;
     options.wait_after_error = absl::Milliseconds(1);
     auto writer = DiskWriter::Create(options, &disk_);
     ASSERT_TRUE(writer.ok()) << writer.status();
@@ -175,7 +177,7 @@ class DiskWriterTest : public ::testing::Test {
     return false;
   }
   // The fault happens to every write with this number.
-  void Sometimes(Fault fault, int every = 500) {
+  void Sometimes(Fault fault, int every = 8) {
     disk_.fault = [fault, every, number = 0]() mutable {
       return ++number % every == 0 ? fault : Fault::kNone;
     };
@@ -204,6 +206,7 @@ TEST_F(DiskWriterTest, FindsALostWrite) {
 }
 
 TEST_F(DiskWriterTest, FindsATornWrite) {
+  MakeWriter(/*longest=*/1);  // so that it is torn within a block
   Sometimes(Fault::kTorn);
   Run();
   EXPECT_GT(report_.violations, 0);
@@ -256,6 +259,7 @@ TEST_F(DiskWriterTest, AHostThatLosesItsCacheAndFailsTheNextFlushIsAllowed) {
 }
 
 TEST_F(DiskWriterTest, ALossThatNobodyKnowsOfIsFound) {
+  disk_.flush_error = [] { return EIO; };  // so that there is something to lose
   Run(500);
   disk_.LosePower();
   Check();

@@ -17,6 +17,7 @@
 
 #include <fuse_lowlevel.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <condition_variable>
 #include <cstring>
@@ -61,7 +62,7 @@ class FaultyDisk {
 
   VolatileImage* image() { return image_.get(); }
 
-  void Take(Work work) {
+  void Take(bool may_hang, Work work) {
     std::unique_lock<std::mutex> lock(mutex_);
     ++requests_;
     if (static_cast<int>(random_() % 100) < fail_percent_) {
@@ -69,12 +70,12 @@ class FaultyDisk {
       return work(EIO);
     }
     const bool slow = static_cast<int>(random_() % 100) < slow_percent_;
-    if (!slow && !hang_) {
+    if (!slow && !(may_hang && hang_ && !pass_)) {
       lock.unlock();
       return work(0);
     }
     const auto wait = absl::Milliseconds(slow ? random_() % (slow_ms_ + 1) : 0);
-    waiting_.emplace(absl::Now() + wait, std::move(work));
+    (may_hang ? waiting_ : waiting_flushes_).emplace(absl::Now() + wait, std::move(work));
     changed_.notify_all();
   }
 
@@ -93,12 +94,14 @@ class FaultyDisk {
       fail_percent_ = first;
     } else if (command == "hang" || command == "go_on") {
       hang_ = command == "hang";
+      pass_ = false;
+    } else if (command == "pass") {
+      pass_ = true;
     } else if (command == "clear") {
       slow_percent_ = fail_percent_ = 0;
-      hang_ = false;
+      hang_ = pass_ = false;
     } else if (command == "power_loss") {
-      for (auto& [due, work] : waiting_) work(EIO);
-      waiting_.clear();
+      FailAll();
       return "ok " + std::to_string(image_->LosePower());
     } else if (command == "count") {
       return "ok " + std::to_string(requests_);
@@ -109,38 +112,45 @@ class FaultyDisk {
   }
 
  private:
+  using Waiting = std::multimap<absl::Time, Work>;
+
+  void FailAll() {
+    for (Waiting* waiting : {&waiting_, &waiting_flushes_}) {
+      for (auto& [due, work] : *waiting) work(EIO);
+      waiting->clear();
+    }
+  }
+
   void RunWaiting() {
     std::unique_lock<std::mutex> lock(mutex_);
-    for (;;) {
-      if (end_) {
-        for (auto& [due, work] : waiting_) work(EIO);
-        return waiting_.clear();
+    while (!end_) {
+      absl::Time next = absl::Now() + absl::Seconds(1);
+      for (Waiting* waiting : {&waiting_, &waiting_flushes_}) {
+        if (hang_ && waiting == &waiting_) continue;
+        // Under the lock, so that a loss of power falls before or after it.
+        while (!waiting->empty() && waiting->begin()->first <= absl::Now()) {
+          waiting->begin()->second(0);
+          waiting->erase(waiting->begin());
+        }
+        if (!waiting->empty()) next = std::min(next, waiting->begin()->first);
       }
-      const auto next = waiting_.begin();
-      if (hang_ || next == waiting_.end()) {
-        changed_.wait(lock);
-        continue;
-      }
-      if (const absl::Duration wait = next->first - absl::Now(); wait > absl::ZeroDuration()) {
-        changed_.wait_for(lock, absl::ToChronoNanoseconds(wait));
-        continue;
-      }
-      // Under the lock, so that a loss of power falls before or after it.
-      next->second(0);
-      waiting_.erase(next);
+      changed_.wait_for(lock, absl::ToChronoNanoseconds(next - absl::Now()));
     }
+    FailAll();
   }
 
   const std::unique_ptr<VolatileImage> image_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::minstd_rand random_;
-  std::multimap<absl::Time, Work> waiting_;
+  Waiting waiting_;
+  Waiting waiting_flushes_;
   int64_t requests_ = 0;
   int slow_percent_ = 0;
   uint32_t slow_ms_ = 0;
   int fail_percent_ = 0;
   bool hang_ = false;
+  bool pass_ = false;
   bool end_ = false;
   std::thread thread_;
 };
@@ -158,6 +168,12 @@ struct stat AttributesOf(fuse_ino_t inode, FaultyDisk* disk) {
   attributes.st_blocks = attributes.st_size / 512;
   attributes.st_blksize = 4096;
   return attributes;
+}
+
+// A disk has room for all that a server may have in flight. With less, the kernel would have the
+// server's threads wait where they hand requests over.
+void Init(void* /*disk*/, fuse_conn_info* connection) {
+  connection->max_background = connection->congestion_threshold = 4096;
 }
 
 void Lookup(fuse_req_t request, fuse_ino_t /*parent*/, const char* name) {
@@ -185,7 +201,7 @@ void Open(fuse_req_t request, fuse_ino_t /*inode*/, fuse_file_info* file) {
 void Read(fuse_req_t request, fuse_ino_t /*inode*/, size_t size, off_t offset,
           fuse_file_info* /*file*/) {
   FaultyDisk* disk = DiskOf(request);
-  disk->Take([=](int error) {
+  disk->Take(true, [=](int error) {
     std::vector<uint8_t> data(size);
     size_t done = 0;
     if (error == 0) {
@@ -204,7 +220,7 @@ void Write(fuse_req_t request, fuse_ino_t /*inode*/, const char* bytes, size_t s
   FaultyDisk* disk = DiskOf(request);
   const auto* first = reinterpret_cast<const uint8_t*>(bytes);
   const bool fua = (file->flags & (O_DSYNC | O_SYNC)) != 0;
-  disk->Take([=, data = std::vector<uint8_t>(first, first + size)](int error) {
+  disk->Take(true, [=, data = std::vector<uint8_t>(first, first + size)](int error) {
     if (error == 0) error = disk->image()->Write(static_cast<uint64_t>(offset), data, fua);
     if (error != 0) {
       fuse_reply_err(request, error);
@@ -216,7 +232,7 @@ void Write(fuse_req_t request, fuse_ino_t /*inode*/, const char* bytes, size_t s
 
 void Sync(fuse_req_t request, fuse_ino_t /*inode*/, int /*datasync*/, fuse_file_info* /*file*/) {
   FaultyDisk* disk = DiskOf(request);
-  disk->Take([=](int error) {
+  disk->Take(false, [=](int error) {
     if (error == 0) disk->image()->Flush();
     fuse_reply_err(request, error);
   });
@@ -224,6 +240,7 @@ void Sync(fuse_req_t request, fuse_ino_t /*inode*/, int /*datasync*/, fuse_file_
 
 int Serve(const char* mount, FaultyDisk* disk) {
   fuse_lowlevel_ops operations = {};
+  operations.init = Init;
   operations.lookup = Lookup;
   operations.getattr = GetAttributes;
   operations.open = Open;

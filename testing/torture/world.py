@@ -1,0 +1,177 @@
+"""A disk, a server, a client, and the network between them, all of them the torture's own."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+
+from programs import Program, Talker, TortureError, binary, free_port, run, wait_for
+
+# In seconds. Short, so that many faults fit into an hour.
+CLIENT_HEARTBEAT = 1.5
+SERVER_HEARTBEAT = 2.0
+
+
+class World:
+    """Everything below the load."""
+
+    def __init__(self, fabrics, megabytes, seed, plain_disk=False, client_options=""):
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="rnbd-torture."))
+        # A path of a Unix socket may have 107 bytes.
+        self.sockets = pathlib.Path(tempfile.mkdtemp(prefix="rnbd-t.", dir="/tmp"))
+        self.mount = self.directory / "mnt"
+        self.paths = [f"path{number}" for number in range(len(fabrics))]
+        self.loops = []
+        self.disk = None
+        self._fabrics = fabrics
+        self._seed = seed
+        self._client_options = client_options
+        self._connection = None
+        self._make_image(megabytes, plain_disk)
+        self._make_server()
+        self.proxy = None
+        self.client = None
+
+    # --- Set up ---
+
+    def start(self):
+        if self._disk_mount:
+            self.disk = Talker(self.directory / "disk.log", binary("testing/torture/faulty-disk"), self._disk_mount,
+                               self._image, self._seed)
+            if self.disk.read_line() != "ready":
+                raise TortureError("faulty-disk has not mounted")
+        self.start_server()
+        self._start_proxy()
+        self._start_client()
+
+    def _make_image(self, megabytes, plain_disk):
+        images = self.directory / "images"
+        images.mkdir()
+        self._image = images / "disk.img"
+        with open(self._image, "wb") as image:
+            image.truncate(megabytes << 20)
+        self._served = images
+        self._disk_mount = None
+        if not plain_disk:
+            self._disk_mount = self._served = self.directory / "disk"
+            self._disk_mount.mkdir()
+
+    def _make_server(self):
+        self._port = free_port()
+        self._socket = self.sockets / "server"
+        configuration = self.directory / "server.yaml"
+        configuration.write_text(
+            f'listen:\n  - tcp: "127.0.0.1:{self._port}"\n  - unix: {self._socket}\n'
+            f'sessions:\n  - name: "*"\n    dev_search_path: {self._served}\n'
+            f'heartbeat: {{interval: 400ms, timeout: {int(SERVER_HEARTBEAT * 1000)}ms}}\n'
+            'queue_depth: 64\nmax_io_size: 128KiB\n')
+        self.server = Program(self.directory / "server.log", binary("server/rnbd-server"), "--config", configuration)
+
+    def start_server(self):
+        self.server.start()
+        self.server.await_log("rnbd-server is ready")
+
+    def _start_proxy(self):
+        command = []
+        for name, fabric in zip(self.paths, self._fabrics):
+            listen = "tcp:127.0.0.1:0" if fabric == "tcp" else f"unix:{self.sockets / name}"
+            target = f"tcp:127.0.0.1:{self._port}" if fabric == "tcp" else f"unix:{self._socket}"
+            command += [name, listen, target]
+        self.proxy = Talker(self.directory / "proxy.log", binary("testing/torture/weather-proxy"), *command)
+        self._addresses = []
+        while (line := self.proxy.read_line()) != "ready":
+            self._addresses.append(line.split()[1])
+
+    def _start_client(self):
+        self.mount.mkdir()
+        paths = ", ".join(f'"{address}"' for address in self._addresses)
+        configuration = self.directory / "client.yaml"
+        configuration.write_text(
+            f'sessions:\n  - name: torture\n    paths: [{paths}]\n    devices:\n      - {{path: disk.img, name: disk}}\n'
+            f'heartbeat: {{interval: 300ms, timeout: {int(CLIENT_HEARTBEAT * 1000)}ms}}\n'
+            f'reconnect: {{min: 50ms, max: 500ms}}\nconnect_timeout: 2s\n{self._client_options}')
+        self.client = Program(self.directory / "client.log", binary("client/rnbd-fuse"), self.mount, "--config",
+                              configuration, "--foreground")
+        self.client.start()
+        wait_for("rnbd-fuse", (self.mount / "disk").exists)
+        self._connection = pathlib.Path(f"/sys/fs/fuse/connections/{os.minor(os.stat(self.mount).st_dev)}")
+
+    def attach_loop(self):
+        device = run("losetup", "--find", "--show", "--direct-io=on", self.mount / "disk")
+        self.loops.append(device)
+        return device
+
+    def detach_loop(self, device):
+        run("losetup", "--detach", device)
+        self.loops.remove(device)
+
+    # --- What faults need ---
+
+    def worker(self):
+        """The client's process that can be killed, or None where rnbd-fuse is one process."""
+        children = self.client.children()
+        return children[0] if children else None
+
+    def network(self, route, command):
+        answer = self.proxy.ask(f"{route} {command}")
+        if answer.startswith("error"):
+            raise TortureError(f"weather-proxy: {answer}")
+
+    def heal(self):
+        """No fault is left, but what has to recover may not have."""
+        self.network("*", "clear")
+        if self.disk:
+            self.disk.ask("clear")
+        self.server.send_signal(signal.SIGCONT)
+        if not self.server.is_running():
+            self.start_server()
+
+    # --- Tear down ---
+
+    def abort(self):
+        """Ends all I/O of the mount with errors."""
+        if self._connection and self._connection.exists():
+            (self._connection / "abort").write_text("1")
+
+    def stop(self):
+        """In order; the client's exit status."""
+        status = None
+        if self.client and self.client.is_running():
+            self.client.send_signal(signal.SIGTERM)
+            try:
+                status = self.client.wait(15)
+            except TortureError:
+                self.abort()
+                self.client.kill()
+        self._quietly("umount", "--lazy", self.mount)
+        if self.proxy:
+            self.proxy.end()
+        self.server.send_signal(signal.SIGCONT)
+        self.server.send_signal(signal.SIGTERM)
+        if self.disk:
+            try:
+                self.disk.ask("clear")
+            except TortureError:
+                pass
+        if self.server.is_running():
+            try:
+                self.server.wait(10)
+            except TortureError:
+                self.server.kill()
+        if self.disk:
+            self.disk.end()
+            self._quietly("umount", "--lazy", self._disk_mount)
+        for device in self.loops:
+            self._quietly("losetup", "--detach", device)
+        shutil.rmtree(self.sockets, ignore_errors=True)
+        return status
+
+    def remove(self):
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @staticmethod
+    def _quietly(*command):
+        subprocess.run([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
+                       timeout=30)
