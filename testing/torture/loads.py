@@ -51,8 +51,8 @@ class FioLoad:
     def __init__(self, world, file, seed, offset_mb, size_mb):
         self._log = world.directory / "fio.log"
         self._command = ["fio", "--name=torture", f"--filename={file}", "--rw=randwrite", "--bsrange=4k-128k",
-                         f"--offset={offset_mb}m", f"--size={size_mb}m", "--ioengine=libaio", "--iodepth=16", "--direct=1",
-                         "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0", "--fsync=64",
+                         f"--offset={offset_mb}m", f"--size={size_mb}m", "--ioengine=libaio", "--iodepth=16",
+                         "--direct=1", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0", "--fsync=64",
                          "--minimal", f"--aux-path={world.directory}"]
         self._seed = seed
         self._thread = threading.Thread(target=self._run, daemon=True)

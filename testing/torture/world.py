@@ -7,7 +7,8 @@ import signal
 import subprocess
 import tempfile
 
-from programs import Program, Talker, TortureError, binary, free_port, run, wait_for
+from networks import make_network
+from programs import Program, Talker, TortureError, binary, run, wait_for
 
 # In seconds. Short, so that many faults fit into an hour.
 CLIENT_HEARTBEAT = 1.5
@@ -17,22 +18,21 @@ SERVER_HEARTBEAT = 2.0
 class World:
     """Everything below the load."""
 
-    def __init__(self, fabrics, megabytes, seed, plain_disk=False, client_options=""):
+    def __init__(self, network, fabrics, megabytes, seed, plain_disk=False, client_options=""):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="rnbd-torture."))
         # A path of a Unix socket may have 107 bytes.
         self.sockets = pathlib.Path(tempfile.mkdtemp(prefix="rnbd-t.", dir="/tmp"))
         self.mount = self.directory / "mnt"
-        self.paths = [f"path{number}" for number in range(len(fabrics))]
+        self.network = make_network(network, self.directory, self.sockets, fabrics, seed)
+        self.paths = self.network.paths
         self.loops = []
         self.disk = None
-        self._fabrics = fabrics
         self._seed = seed
         self._client_options = client_options
         self._connection = None
-        self._make_image(megabytes, plain_disk)
-        self._make_server()
-        self.proxy = None
+        self.server = None
         self.client = None
+        self._make_image(megabytes, plain_disk)
 
     # --- Set up ---
 
@@ -42,9 +42,9 @@ class World:
                                self._image, self._seed)
             if self.disk.read_line() != "ready":
                 raise TortureError("faulty-disk has not mounted")
+        self._make_server(self.network.prepare())
         self.start_server()
-        self._start_proxy()
-        self._start_client()
+        self._start_client(self.network.connect())
 
     def _make_image(self, megabytes, plain_disk):
         images = self.directory / "images"
@@ -58,35 +58,23 @@ class World:
             self._disk_mount = self._served = self.directory / "disk"
             self._disk_mount.mkdir()
 
-    def _make_server(self):
-        self._port = free_port()
-        self._socket = self.sockets / "server"
+    def _make_server(self, listen):
         configuration = self.directory / "server.yaml"
+        listeners = "".join(f"  - {entry}\n" for entry in listen)
         configuration.write_text(
-            f'listen:\n  - tcp: "127.0.0.1:{self._port}"\n  - unix: {self._socket}\n'
-            f'sessions:\n  - name: "*"\n    dev_search_path: {self._served}\n'
+            f'listen:\n{listeners}sessions:\n  - name: "*"\n    dev_search_path: {self._served}\n'
             f'heartbeat: {{interval: 400ms, timeout: {int(SERVER_HEARTBEAT * 1000)}ms}}\n'
             'queue_depth: 64\nmax_io_size: 128KiB\n')
-        self.server = Program(self.directory / "server.log", binary("server/rnbd-server"), "--config", configuration)
+        self.server = Program(self.directory / "server.log", *self.network.server_prefix, binary("server/rnbd-server"),
+                              "--config", configuration)
 
     def start_server(self):
         self.server.start()
         self.server.await_log("rnbd-server is ready")
 
-    def _start_proxy(self):
-        command = []
-        for name, fabric in zip(self.paths, self._fabrics):
-            listen = "tcp:127.0.0.1:0" if fabric == "tcp" else f"unix:{self.sockets / name}"
-            target = f"tcp:127.0.0.1:{self._port}" if fabric == "tcp" else f"unix:{self._socket}"
-            command += [name, listen, target]
-        self.proxy = Talker(self.directory / "proxy.log", binary("testing/torture/weather-proxy"), *command)
-        self._addresses = []
-        while (line := self.proxy.read_line()) != "ready":
-            self._addresses.append(line.split()[1])
-
-    def _start_client(self):
+    def _start_client(self, addresses):
         self.mount.mkdir()
-        paths = ", ".join(f'"{address}"' for address in self._addresses)
+        paths = ", ".join(f'"{address}"' for address in addresses)
         configuration = self.directory / "client.yaml"
         configuration.write_text(
             f'sessions:\n  - name: torture\n    paths: [{paths}]\n    devices:\n      - {{path: disk.img, name: disk}}\n'
@@ -114,14 +102,9 @@ class World:
         children = self.client.children()
         return children[0] if children else None
 
-    def network(self, route, command):
-        answer = self.proxy.ask(f"{route} {command}")
-        if answer.startswith("error"):
-            raise TortureError(f"weather-proxy: {answer}")
-
     def heal(self):
         """No fault is left, but what has to recover may not have."""
-        self.network("*", "clear")
+        self.network.command("*", "clear")
         if self.disk:
             self.disk.ask("clear")
         self.server.send_signal(signal.SIGCONT)
@@ -146,20 +129,20 @@ class World:
                 self.abort()
                 self.client.kill()
         self._quietly("umount", "--lazy", self.mount)
-        if self.proxy:
-            self.proxy.end()
-        self.server.send_signal(signal.SIGCONT)
-        self.server.send_signal(signal.SIGTERM)
+        if self.server:
+            self.server.send_signal(signal.SIGCONT)
+            self.server.send_signal(signal.SIGTERM)
         if self.disk:
             try:
                 self.disk.ask("clear")
             except TortureError:
                 pass
-        if self.server.is_running():
+        if self.server and self.server.is_running():
             try:
                 self.server.wait(10)
             except TortureError:
                 self.server.kill()
+        self.network.end()
         if self.disk:
             self.disk.end()
             self._quietly("umount", "--lazy", self._disk_mount)
