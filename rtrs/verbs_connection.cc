@@ -180,6 +180,7 @@ uint32_t VerbsConnection::Fill(uint32_t index, Work* work) {
   const WorkRequest& request = RequestAt(index);
   work->Begin(index, WorkOpcode(request.opcode));
   AddSpans(request, work);
+  InlineIfSmall(work);
   if (IsWrite(request)) work->SetTarget(request);
   if (request.opcode == Opcode::kSendWithInvalidate) {
     work->request.invalidate_rkey = request.key;
@@ -197,6 +198,7 @@ uint32_t VerbsConnection::FillForIwarp(uint32_t index, Work* work) {
   if (IsWrite(request)) {
     work->Begin(index, IBV_WR_RDMA_WRITE);
     AddSpans(request, work);
+    InlineIfSmall(work);
     work->SetTarget(request);
     const bool is_all = request.opcode == Opcode::kWrite;
     if (is_all) SignalInTurn(request, work);
@@ -207,6 +209,7 @@ uint32_t VerbsConnection::FillForIwarp(uint32_t index, Work* work) {
   message->Begin(index, IBV_WR_SEND);
   AddHeader(index, message);
   if (!IsWrite(request)) AddSpans(request, message);
+  InlineIfSmall(message);
   SignalInTurn(request, message);
   return used + 1;
 }
@@ -218,7 +221,12 @@ void VerbsConnection::AddSpans(const WorkRequest& request, Work* work) const {
     domain_->Resolve(request.spans[i], &element);
     work->Add(element, request.spans[i].data);
   }
-  // By address: the processor copies it.
+}
+
+// By address: the processor copies it. Over siw this is not for speed alone. Its own thread may
+// begin with the requests of a post that has not returned yet, and there fails to read what is
+// small enough to go into a packet's header and not part of its request: the connection is lost.
+void VerbsConnection::InlineIfSmall(Work* work) const {
   if (work->bytes == 0 || work->bytes > max_inline_) return;
   for (int i = 0; i < work->request.num_sge; ++i) {
     work->elements[i].addr = reinterpret_cast<uintptr_t>(work->memory[i]);

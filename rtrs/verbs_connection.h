@@ -117,6 +117,7 @@ class VerbsConnection final : public Connection {
   uint32_t FillForIwarp(uint32_t index, Work* work);
   void AddSpans(const WorkRequest& request, Work* work) const;
   void AddHeader(uint32_t index, Work* work);
+  void InlineIfSmall(Work* work) const;
   void SignalInTurn(const WorkRequest& request, Work* work);
   void OnSendCompletion(const ibv_wc& completion);
   bool Bind(uint32_t window, ibv_mw_bind* binding);
