@@ -449,6 +449,8 @@ absl::StatusOr<ServerConfig> ParseServerConfig(absl::string_view text, absl::str
                       &config.establishment_timeout);
   reader.ReadDuration("drain_timeout", absl::ZeroDuration(), absl::Minutes(10),
                       &config.drain_timeout);
+  reader.ReadDuration("stuck_after", absl::Milliseconds(100), absl::InfiniteDuration(),
+                      &config.stuck_after);
   reader.ReadDuration("grace_period", absl::ZeroDuration(), absl::Hours(1), &config.grace_period);
   ReadStateFile(&reader, &config);
   ReadLimits(&reader, &config);

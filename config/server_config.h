@@ -96,6 +96,8 @@ struct ServerConfig {
   HeartbeatOptions heartbeat = {absl::Seconds(1), absl::Seconds(5)};
   absl::Duration establishment_timeout = absl::Seconds(30);
   absl::Duration drain_timeout = absl::Seconds(4);
+  // Requests that a disk has not answered for so long are logged; InfiniteDuration: never.
+  absl::Duration stuck_after = absl::Seconds(30);
   // For how long the place of a writer whose session was lost is kept for its session name.
   absl::Duration grace_period = absl::Seconds(30);
   std::string state_file;  // where writers are remembered over a restart; empty: nowhere

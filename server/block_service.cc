@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
-#include "server/device_session.h"
 #include "server/kept_places.h"
 #include "server/policy_opener.h"
 #include "server/session_policy.h"
@@ -27,11 +26,9 @@ ExportTable::Options ExportOptions(const config::ServerConfig& config) {
 
 }  // namespace
 
-BlockService::BlockService(const config::ServerConfig* config, Ring* device_thread,
-                           std::vector<Ring*> workers)
+BlockService::BlockService(const config::ServerConfig* config, DeviceSession::Threads threads)
     : config_(config),
-      device_thread_(device_thread),
-      workers_(std::move(workers)),
+      threads_(std::move(threads)),
       exports_(ExportOptions(*config)),
       log_refusals_(std::chrono::seconds(5)) {}
 
@@ -63,7 +60,8 @@ absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> BlockService::OnSess
   }
   auto opener =
       std::make_unique<PolicyOpener>(config_, *entry, session.name, &exports_, &memory_disks_);
-  return std::make_unique<DeviceSession>(session, std::move(opener), device_thread_, workers_);
+  return std::make_unique<DeviceSession>(session, std::move(opener), threads_,
+                                         config_->stuck_after);
 }
 
 }  // namespace rnbd::server

@@ -10,6 +10,7 @@
 #include "common/ring.h"
 #include "config/server_config.h"
 #include "rtrs/server_handler.h"
+#include "server/device_session.h"
 #include "server/export_table.h"
 #include "server/memory_backend.h"
 
@@ -20,8 +21,8 @@ namespace rnbd::server {
 class BlockService final : public rtrs::ServerHandler {
  public:
   // `config` and the rings outlive the service, and it outlives its sessions and what they posted
-  // to `device_thread`.
-  BlockService(const config::ServerConfig* config, Ring* device_thread, std::vector<Ring*> workers);
+  // to the device thread. `threads.control` is where its sessions come.
+  BlockService(const config::ServerConfig* config, DeviceSession::Threads threads);
 
   // Before the first session: keeps the places of those who had devices open when the last process
   // ended (`state_file`).
@@ -32,8 +33,7 @@ class BlockService final : public rtrs::ServerHandler {
 
  private:
   const config::ServerConfig* const config_;
-  Ring* const device_thread_;
-  const std::vector<Ring*> workers_;
+  const DeviceSession::Threads threads_;
   ExportTable exports_;
   MemoryDisks memory_disks_;
   LogEvery log_refusals_;

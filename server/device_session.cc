@@ -60,17 +60,23 @@ BlockOperation ToBlockOperation(Operation operation) {
 }  // namespace
 
 DeviceSession::DeviceSession(const rtrs::ServerSessionInfo& info,
-                             std::unique_ptr<DeviceOpener> opener, Ring* device_thread,
-                             const std::vector<Ring*>& workers)
+                             std::unique_ptr<DeviceOpener> opener, const Threads& threads,
+                             absl::Duration stuck_after)
     : name_(info.name),
       session_geometry_(info.geometry),
       tells_identity_((info.features & rtrs::kRecovery) != 0),
       opener_(std::move(opener)),
-      device_thread_(device_thread),
+      device_thread_(threads.devices),
       ios_(info.geometry.queue_depth),
+      control_(threads.control),
+      stuck_after_(stuck_after),
+      watch_(info.geometry.queue_depth),
+      watch_timer_(threads.control, [this] { LookForStuckRequests(); }),
       log_refusals_(kLogInterval),
       devices_(std::make_unique<Devices>()),
-      chunk_buffers_(info.chunks, info.geometry.chunk_size(), workers) {}
+      chunk_buffers_(info.chunks, info.geometry.chunk_size(), threads.workers) {
+  if (stuck_after_ != absl::InfiniteDuration()) watch_timer_.Arm(stuck_after_);
+}
 
 DeviceSession::~DeviceSession() {
   for (const auto& [id, device] : devices_->by_id) {
@@ -83,6 +89,13 @@ DeviceSession::~DeviceSession() {
       if (!device.closing && device.opened.on_abandoned) device.opened.on_abandoned();
     }
   });
+}
+
+void DeviceSession::LookForStuckRequests() {
+  watch_timer_.Arm(stuck_after_);
+  for (const std::string& line : watch_.Look(control_->now_ns(), stuck_after_)) {
+    spdlog::warn("session {}: {}", name_, line);
+  }
 }
 
 // The data path.
@@ -149,6 +162,7 @@ int DeviceSession::StartIo(rtrs::ServerRequest* request) {
   work.data = request->data().data();
   work.buffer_slot =
       HasData(io->operation) ? chunk_buffers_.Slot(request->worker(), request->chunk()) : -1;
+  watch_.Begin(request->chunk(), io->device_id, work, request->ring()->now_ns());
   slot->backend->Submit(request->ring(), &work);
   return 0;
 }
@@ -156,6 +170,7 @@ int DeviceSession::StartIo(rtrs::ServerRequest* request) {
 void DeviceSession::Io::OnDone(int error) {
   // The chunk, and this object with it, may carry the next request as soon as this one is answered.
   rtrs::ServerRequest* answered = request;
+  session->watch_.End(answered->chunk());
   session->slots_.Release(slot);
   answered->Complete(error);
 }
@@ -222,6 +237,7 @@ absl::StatusOr<OpenResponse> DeviceSession::Open(const OpenRequest& open) {
   }
   devices_->by_id[id] = {open.dev_name, std::move(opened), geometry, identity};
   devices_->by_name[open.dev_name] = id;
+  watch_.SetName(id, open.dev_name);
   spdlog::info("session {}: device {} opened {}, {} bytes, id {}", name_, open.dev_name,
                AccessModeName(open.access_mode), geometry.nsectors * kSectorSize, id);
   return MakeOpenResponse(id, geometry, identity);

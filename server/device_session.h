@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "common/logging.h"
 #include "common/ring.h"
 #include "common/rnbd_messages.h"
@@ -21,6 +22,7 @@
 #include "server/backend.h"
 #include "server/chunk_buffers.h"
 #include "server/device_slots.h"
+#include "server/request_watch.h"
 
 namespace rnbd::server {
 
@@ -54,9 +56,16 @@ class DeviceOpener {
 // on the device thread; it and I/O meet in DeviceSlots only.
 class DeviceSession final : public rtrs::ServerSessionHandler {
  public:
-  // `device_thread` and `workers` outlive the session.
+  struct Threads {
+    Ring* control = nullptr;  // where the session is made and destroyed
+    Ring* devices = nullptr;
+    std::vector<Ring*> workers;
+  };
+
+  // The rings outlive the session. Requests that have been at a disk for `stuck_after` are logged;
+  // never, if that is infinite.
   DeviceSession(const rtrs::ServerSessionInfo& info, std::unique_ptr<DeviceOpener> opener,
-                Ring* device_thread, const std::vector<Ring*>& workers);
+                const Threads& threads, absl::Duration stuck_after);
   // Closes the devices, on the device thread, later.
   ~DeviceSession() override;
 
@@ -87,6 +96,7 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
     absl::flat_hash_map<std::string, uint32_t> by_name;  // of those that are not being closed
   };
 
+  void LookForStuckRequests();
   void OnIo(rtrs::ServerRequest* request);
   int StartIo(rtrs::ServerRequest* request);
   void OnSessionInfo(rtrs::ServerRequest* request);
@@ -104,6 +114,10 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
   // Of RNBD's protocol, as SESS_INFO agreed.
   std::atomic<uint8_t> version_{0};
   std::vector<Io> ios_;
+  Ring* const control_;
+  const absl::Duration stuck_after_;
+  RequestWatch watch_;
+  Ring::Timer watch_timer_;
   DeviceSlots slots_;
   LogEvery log_refusals_;
   std::unique_ptr<Devices> devices_;

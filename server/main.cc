@@ -66,7 +66,8 @@ class Program {
       rings.push_back(worker->ring());
       workers_.push_back(std::move(worker));
     }
-    service_ = std::make_unique<BlockService>(&config_, device_thread_->ring(), rings);
+    service_ = std::make_unique<BlockService>(
+        &config_, DeviceSession::Threads{control_->ring(), device_thread_->ring(), rings});
     RETURN_IF_ERROR(service_->KeepPlaces());
     rtrs::StreamOptions stream;
     stream.payload_checksum = config_.payload_checksum;

@@ -215,8 +215,11 @@ absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> DeviceServer::OnSess
   if (on_session) RETURN_IF_ERROR(on_session(session));
   rtrs::ServerSessionInfo info = session;
   if (!options_.tells_identity) info.features = 0;
-  return std::make_unique<server::DeviceSession>(info, std::make_unique<Opener>(this),
-                                                 device_thread_->ring(), threads_.workers());
+  return std::make_unique<server::DeviceSession>(
+      info, std::make_unique<Opener>(this),
+      server::DeviceSession::Threads{threads_.control()->ring(), device_thread_->ring(),
+                                     threads_.workers()},
+      options_.stuck_after);
 }
 
 absl::StatusOr<server::OpenedDevice> DeviceServer::Open(absl::string_view name, AccessMode mode) {

@@ -89,6 +89,7 @@ class DeviceServer final : private rtrs::ServerHandler {
     size_t addresses = 1;
     // Whether clients are told which disk they have opened, on which start of the host.
     bool tells_identity = true;
+    absl::Duration stuck_after = absl::InfiniteDuration();
   };
   // 16 chunks for 64 KiB.
   static rtrs::ServerOptions DefaultRtrsOptions();
