@@ -236,7 +236,12 @@ void DiskWriter::EndWrite(Slot* slot, int error) {
       history_.Fail(block, slot->sequence);
     }
   }
-  if (error == 0) ++report_.writes;
+  if (error == 0) {
+    ++report_.writes;
+  } else if (slot->fua) {
+    // Where FUA is a write and a flush behind it, that is the flush that fails.
+    history_.EndFlush(0, false);
+  }
 }
 
 void DiskWriter::EndRead(Slot* slot) {
@@ -282,7 +287,7 @@ void DiskWriter::Violation(uint64_t block, uint64_t seen, absl::string_view what
 
 void DiskWriter::NoteError(const Slot& slot, int error) {
   ++report_.errors;
-  if (slot.kind == DiskRequest::Kind::kFlush) ++report_.flush_errors;
+  if (slot.kind == DiskRequest::Kind::kFlush || slot.fua) ++report_.flush_errors;
   Say(absl::StrCat(TimeOf(absl::Now()), " ERROR ", NameOf(slot.kind), " of ", slot.count,
                    " blocks at ", options_.first_block + slot.first, " begun at ",
                    TimeOf(slot.begun), ": ", std::strerror(error)));

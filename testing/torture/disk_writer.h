@@ -46,7 +46,7 @@ class DiskWriter {
     int64_t flushes = 0;  // that succeeded
     int64_t blocks_verified = 0;
     int64_t errors = 0;        // requests that failed
-    int64_t flush_errors = 0;  // of these, flushes
+    int64_t flush_errors = 0;  // of these, flushes and writes with FUA
     int64_t violations = 0;
     int in_flight = 0;
     // Since the last report.

@@ -182,6 +182,7 @@ def _host_lost(world, random):
     _pass(0.3)
     world.disk.ask("power_loss")
     world.load.host_lost()
+    world.boot_host()
     return 0.3 + _restart(world, random)
 
 

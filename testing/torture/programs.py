@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import random
 import select
 import signal
 import socket
@@ -43,9 +44,16 @@ def run(*command, seconds=60):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below those that the system gives to connections: one that is made while nobody listens could be its own peer,
+    and keep the port from whoever is to listen there again."""
+    while True:
+        port = random.SystemRandom().randrange(10000, 30000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 class Program:

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
+import uuid
 
 from networks import make_network
 from programs import Program, Talker, TortureError, binary, run, wait_for
@@ -13,6 +15,8 @@ from programs import Program, Talker, TortureError, binary, run, wait_for
 # In seconds. Short, so that many faults fit into an hour.
 CLIENT_HEARTBEAT = 1.5
 SERVER_HEARTBEAT = 2.0
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class World:
@@ -32,6 +36,7 @@ class World:
         self._connection = None
         self.server = None
         self.client = None
+        self.address_in_use = 0  # attempts to start the server that failed by this
         self._make_image(megabytes, plain_disk)
 
     # --- Set up ---
@@ -42,6 +47,9 @@ class World:
                                self._image, self._seed)
             if self.disk.read_line() != "ready":
                 raise TortureError("faulty-disk has not mounted")
+        self._boot = self.directory / "boot_id"
+        self.boot_host()
+        run("mount", "--bind", self._boot, BOOT_ID)
         self._make_server(self.network.prepare())
         self.start_server()
         self._start_client(self.network.connect())
@@ -69,8 +77,18 @@ class World:
                               "--config", configuration)
 
     def start_server(self):
-        self.server.start()
-        self.server.await_log("rnbd-server is ready")
+        """Again and again, as a service manager would: of a process that was killed the kernel may still have the sockets
+        for a moment, when io_uring has requests on them."""
+        begin = time.monotonic()
+        while True:
+            self.server.start()
+            try:
+                return self.server.await_log("rnbd-server is ready")
+            except TortureError as error:
+                if "Address already in use" not in str(error) or time.monotonic() > begin + 5:
+                    raise
+            self.address_in_use += 1
+            time.sleep(0.05)
 
     def _start_client(self, addresses):
         self.mount.mkdir()
@@ -101,6 +119,10 @@ class World:
         """The client's process that can be killed, or None where rnbd-fuse is one process."""
         children = self.client.children()
         return children[0] if children else None
+
+    def boot_host(self):
+        """By this the server's next process tells that its host was started anew."""
+        self._boot.write_text(f"{uuid.uuid4()}\n")
 
     def heal(self):
         """No fault is left, but what has to recover may not have."""
@@ -143,6 +165,7 @@ class World:
             except TortureError:
                 self.server.kill()
         self.network.end()
+        self._quietly("umount", BOOT_ID)
         if self.disk:
             self.disk.end()
             self._quietly("umount", "--lazy", self._disk_mount)
