@@ -26,6 +26,7 @@
 namespace rnbd::rtrs {
 namespace {
 
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
 std::vector<uint8_t> Bytes(const ConnectResponse& response) {
@@ -49,7 +50,7 @@ class ClientProtocolTest : public SessionFixture {
   }
 
   // Starts a session that comes up once `bad_` attempts have failed.
-  void ExpectFailure(int error_number, const std::string& words) {
+  void ExpectFailure(const ::testing::Matcher<int>& error_number, const std::string& words) {
     bad_ = true;
     ASSERT_NO_FATAL_FAILURE(Start());
     ASSERT_TRUE(client_->WaitFailed(2));
@@ -59,7 +60,7 @@ class ClientProtocolTest : public SessionFixture {
       last = client_->last();
       return absl::StrContains(last.ToString(), words);
     })) << last;
-    EXPECT_EQ(StatusToErrno(last), error_number) << last;
+    EXPECT_THAT(StatusToErrno(last), error_number) << last;
     EXPECT_EQ(client_->ups(), 0);
     EXPECT_GE(server_->attempts(), 2);
     bad_ = false;
@@ -166,7 +167,9 @@ TEST_P(ClientProtocolTest, SurvivesAServerThatDropsConnections) {
     server_->on_connect = [&](const ConnectRequest& request) {
       return bad_ && request.cid == cid ? RawServer::Answer::kDrop : RawServer::Answer::kAccept;
     };
-    ASSERT_NO_FATAL_FAILURE(ExpectFailure(ECONNRESET, absl::StrCat("connection ", cid)));
+    // RDMA's connection manager rejects what a program drops.
+    ASSERT_NO_FATAL_FAILURE(
+        ExpectFailure(AnyOf(ECONNRESET, ECONNREFUSED), absl::StrCat("connection ", cid)));
   }
 }
 
@@ -263,7 +266,7 @@ TEST_P(ClientProtocolTest, AnswersHeartbeatsOnEveryConnectionAtOnce) {
   server_->after_info = [&] {
     for (uint16_t cid : {0, 1, 2}) server_->RespondImmediate(cid, kHeartbeatImmediate);
   };
-  for (int round = 0; round < 20; ++round) {
+  for (int round = 0; round < 20 / GetParam().slowness; ++round) {
     client_.reset();
     if (round == 0) {
       ASSERT_NO_FATAL_FAILURE(Start());
@@ -347,7 +350,11 @@ TEST_P(ClientProtocolTest, AViolationFailsWhatIsInFlightAndTheSessionComesBack) 
     }
     ASSERT_TRUE(client_->WaitDown(1));
     EXPECT_EQ(StatusToErrno(client_->last_down()), EPROTO) << client_->last_down();
-    EXPECT_THAT(client_->last_down().ToString(), HasSubstr(violation.words));
+    // RDMA devices see for themselves that such a key is not for others to invalidate.
+    const bool by_device =
+        violation.name == std::string("Invalidation") && !GetParam().invalidates_regions;
+    EXPECT_THAT(client_->last_down().ToString(),
+                HasSubstr(by_device ? "cannot be received" : violation.words));
     // The server is told.
     ASSERT_TRUE(client_->WaitUp(2)) << client_->last();
     for (size_t lane = 0; lane <= client_->control_lane(); ++lane) {
@@ -441,11 +448,12 @@ TEST_P(ClientProtocolTest, TakesTheNextKeyFromEveryResponse) {
   ASSERT_TRUE(client_->WaitUp(1)) << client_->last();
   Load load(client_.get(), 3, 4096);
   load.Start();
-  EXPECT_TRUE(load.WaitForMore(2000));
+  const int requests = 2000 / GetParam().slowness;
+  EXPECT_TRUE(load.WaitForMore(requests));
   load.Stop();
   EXPECT_EQ(load.wrong(), 0U);
   EXPECT_EQ(load.aborted(), 0U);
-  EXPECT_GT(under_second_key.load(), 500);
+  EXPECT_GT(under_second_key.load(), requests / 4);
   // Heartbeats without a message use the same receives.
   server_->RespondImmediate(0, kHeartbeatImmediate);
   server_->RespondImmediate(1, kHeartbeatImmediate);
@@ -508,7 +516,7 @@ TEST_P(ClientProtocolTest, ChecksTheMessageWithTheNextKey) {
 
 // A server that stops at any step is given up in time, with a word about the step.
 TEST_P(ClientProtocolTest, AServerThatStallsIsGivenUp) {
-  settings_.connect_timeout = absl::Milliseconds(400);
+  settings_.connect_timeout = absl::Milliseconds(400) * GetParam().slowness;
   struct Case {
     int cid;  // that is not accepted; 3: INFO_REQ is not answered
     const char* words;
@@ -535,7 +543,7 @@ TEST_P(ClientProtocolTest, SurvivesAFloodOfHeartbeats) {
   ASSERT_TRUE(client_->WaitUp(1));
   Load load(client_.get(), 2, 512);
   load.Start();
-  for (int round = 0; round < 20; ++round) {
+  for (int round = 0; round < 20 / GetParam().slowness; ++round) {
     thread_->RunAndWait([&] {
       for (int i = 0; i < 100; ++i) server_->RespondImmediate(1, kHeartbeatImmediate);
     });

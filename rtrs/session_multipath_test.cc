@@ -169,7 +169,7 @@ TEST_P(SessionMultipathTest, PathsDieInTurnUnderLoad) {
   ASSERT_NO_FATAL_FAILURE(StartBoth());
   Load load(client_.get(), 4, 4096);
   load.Start();
-  for (int round = 0; round < 20; ++round) {
+  for (int round = 0; round < 20 / GetParam().slowness; ++round) {
     CutPath(round % 2);
     ASSERT_TRUE(load.WaitForMore(20));
     ASSERT_TRUE(WaitForPaths(2));
@@ -186,7 +186,7 @@ TEST_P(SessionMultipathTest, AllPathsDieUnderLoad) {
   ASSERT_NO_FATAL_FAILURE(StartBoth());
   Load load(client_.get(), 4, 4096);
   load.Start();
-  for (int round = 0; round < 30; ++round) {
+  for (int round = 0; round < 30 / GetParam().slowness; ++round) {
     cutting_.CutPath(server_->path(round % 2).destination);
     cutting_.CutPath(server_->path(1 - round % 2).destination);
     ASSERT_TRUE(load.WaitForMore(10));
@@ -307,7 +307,7 @@ TEST_P(SessionMultipathTest, AWriteIntoAChunkThatAReadFillsIsRefused) {
   EXPECT_EQ(second->WaitForResponse(0, 1).msg_id, 0U);
   server_->handler().Release();
   EXPECT_TRUE(second->WaitUntilDown());
-  EXPECT_EQ(second->error(), EAGAIN);
+  EXPECT_TRUE(IsPeersReason(second->why(), EAGAIN));
   EXPECT_EQ(server_->handler().executed(), 2U);
   EXPECT_EQ(server_->counters().protocol_violations, 0U);
   EXPECT_FALSE(first->down());
@@ -345,8 +345,7 @@ TEST_P(SessionMultipathTest, AChunkIsAskedForOnceOnAConnection) {
   second->SendWrite(0, 1, {.fill = 7}, 512);
   second->SendWrite(0, 1, {.fill = 7}, 512);
   EXPECT_TRUE(second->WaitUntilDown());
-  EXPECT_EQ(second->error(), EPROTO);
-  EXPECT_THAT(second->why().ToString(), HasSubstr("still running"));
+  EXPECT_TRUE(IsPeersReason(second->why(), EPROTO, "still running"));
   EXPECT_FALSE(first->down());
   server_->handler().Release();
   EXPECT_EQ(first->WaitForResponse(0, 1).error_number, 0);

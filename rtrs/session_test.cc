@@ -128,7 +128,9 @@ TEST_P(SessionTest, WorksAtEveryGeometry) {
       {.queue_depth = 5, .max_io_size = 12288, .max_hdr_size = 4096},
       {.queue_depth = 512, .max_io_size = 64 << 10, .max_hdr_size = 4096},
       // As deep as it gets with the smallest chunk.
-      {.queue_depth = 32768, .max_io_size = 4096, .max_hdr_size = 4096},
+      {.queue_depth = std::min(32768U, GetParam().max_queue_depth),
+       .max_io_size = 4096,
+       .max_hdr_size = 4096},
   };
   for (const SessionGeometry& geometry : geometries) {
     ASSERT_TRUE(ValidateSessionGeometry(geometry).ok());
@@ -263,7 +265,8 @@ TEST_P(SessionTest, TellsTheClientWhyItsSessionIsRefused) {
       std::make_unique<TestClient>(fabric(), "stranger", std::vector<PathAddress>{server_->path()});
   client_->Start();
   ASSERT_TRUE(client_->WaitFailed(2));
-  EXPECT_THAT(client_->WaitFailedWith(EACCES).ToString(), HasSubstr("no entry for this session"));
+  EXPECT_TRUE(IsPeersReason(WaitForPeersReason(client_.get(), EACCES), EACCES,
+                            "no entry for this session"));
   EXPECT_EQ(client_->last_path(), server_->path());
   EXPECT_TRUE(Eventually([&] { return server_->counters().sessions_refused >= 2; }));
   EXPECT_EQ(client_->ups(), 0);
@@ -293,8 +296,7 @@ TEST_P(SessionTest, ComesBackWhenTheServerDoes) {
     EXPECT_EQ(client_->Read(0, 7, 4096), 0);
     server_->Stop();
     ASSERT_TRUE(client_->WaitDown(round));
-    EXPECT_EQ(StatusToErrno(client_->last_down()), ESHUTDOWN) << client_->last_down();
-    EXPECT_THAT(client_->last_down().ToString(), HasSubstr("the test stops the server"));
+    EXPECT_TRUE(IsPeersReason(client_->last_down(), ESHUTDOWN, "the test stops the server"));
     EXPECT_EQ(client_->Read(0, 7, 4096), ECONNABORTED);
     server_->Start();
   }
@@ -305,7 +307,7 @@ TEST_P(SessionTest, EveryLaneIsReadyWhenTheSessionIsUp) {
   server_ = std::make_unique<TestServer>(fabric(), std::vector<Address>{ListenAddress()});
   ASSERT_NO_FATAL_FAILURE(server_->Start());
   TestThreads threads("client", 4);
-  for (int round = 0; round < 30; ++round) {
+  for (int round = 0; round < 30 / GetParam().slowness; ++round) {
     TestClient client(fabric(), "blya", {server_->path()}, TinyPathSettings(), &threads);
     client.Start();
     ASSERT_TRUE(Eventually([&] { return client.session()->connected(); }));

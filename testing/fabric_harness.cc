@@ -68,10 +68,11 @@ std::unique_ptr<RingThread> StartRingThread(const std::string& name) {
 FabricEnd::FabricEnd(RingThread* thread, const EndOptions& options)
     : thread_(thread),
       options_(options),
-      window_(options.window_bytes),
       source_(options.source_bytes),
       receive_buffers_(options.receives) {
   for (std::vector<uint8_t>& buffer : receive_buffers_) buffer.resize(options.receive_bytes);
+  // Devices let only whole pages begin at an address of one's choice.
+  if (options.window_bytes > 0) window_ = *UniqueMapping::Anonymous(options.window_bytes);
 }
 
 FabricEnd::~FabricEnd() {
@@ -118,7 +119,7 @@ void FabricEnd::PostReceives() {
     ASSERT_TRUE(registered.ok()) << registered.status();
     *region = *registered;
   };
-  take(absl::MakeSpan(window_), true, &window_region_);
+  take(window(), true, &window_region_);
   take(absl::MakeSpan(source_), false, &source_region_);
 }
 

@@ -15,6 +15,7 @@
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "common/ring.h"
+#include "common/unique_mapping.h"
 #include "gtest/gtest.h"
 #include "rtrs/fabric.h"
 
@@ -98,7 +99,7 @@ class FabricEnd final : public ConnectionHandler {
   void Disconnect(int error, absl::string_view what);
 
   // Memory the peer may write to.
-  absl::Span<uint8_t> window() { return absl::MakeSpan(window_); }
+  absl::Span<uint8_t> window() { return window_.span(); }
   const Region& window_region() const { return window_region_; }
   // Memory to send from.
   absl::Span<uint8_t> source() { return absl::MakeSpan(source_); }
@@ -141,7 +142,7 @@ class FabricEnd final : public ConnectionHandler {
 
   RingThread* const thread_;
   const EndOptions options_;
-  std::vector<uint8_t> window_;
+  UniqueMapping window_;
   std::vector<uint8_t> source_;
   std::vector<std::vector<uint8_t>> receive_buffers_;
   size_t next_receive_ = 0;

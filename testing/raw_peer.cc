@@ -308,9 +308,9 @@ void RawServer::OnIncoming(std::unique_ptr<IncomingConnection> incoming) {
     OnReceipt(attempt, cid, receipt);
   };
   if (cid == 0) {
-    attempt->second_window.resize(kMemory);
+    attempt->second_window = *UniqueMapping::Anonymous(kMemory);
     attempt->second_region =
-        *end->domain()->Register(absl::MakeSpan(attempt->second_window), /*remote_write=*/true);
+        *end->domain()->Register(attempt->second_window.span(), /*remote_write=*/true);
     attempt->window_of_chunk.resize(geometry.queue_depth);
   }
   {
@@ -365,7 +365,7 @@ void RawServer::OnRequestImmediate(Attempt* attempt, uint16_t cid, uint32_t imme
   request.chunk = place->buf_id;
   request.window = attempt->window_of_chunk[place->buf_id];
   absl::Span<uint8_t> window =
-      request.window == 0 ? attempt->ends[0]->window() : absl::MakeSpan(attempt->second_window);
+      request.window == 0 ? attempt->ends[0]->window() : attempt->second_window.span();
   absl::Span<uint8_t> chunk =
       window.subspan(size_t{request.chunk} * geometry.chunk_size(), geometry.chunk_size());
   uint8_t user_message[320];

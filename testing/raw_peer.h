@@ -16,6 +16,7 @@
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "common/ring.h"
+#include "common/unique_mapping.h"
 #include "rtrs/immediate.h"
 #include "rtrs/messages.h"
 #include "testing/fabric_harness.h"
@@ -171,7 +172,8 @@ class RawServer {
  private:
   struct Attempt {
     std::vector<std::unique_ptr<FabricEnd>> ends;  // by cid
-    std::vector<uint8_t> second_window;
+    // Begins at the same address as the first, so that its key says all.
+    UniqueMapping second_window;
     Region second_region;
     std::vector<size_t> window_of_chunk;
   };

@@ -3,8 +3,10 @@
 #include <cstdlib>
 #include <string>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "common/status.h"
 #include "rtrs/stream_fabric.h"
 #include "rtrs/verbs_fabric.h"
 #include "testing/socket_path.h"
@@ -47,9 +49,25 @@ std::vector<SessionFabric> SessionFabrics() {
   // Hosts with RDMA devices say where they are; see testing/guest/with_rdma.sh.
   if (std::getenv("RNBD_RDMA") != nullptr) {
     fabrics = {{"Verbs", CreateVerbsFabric, AddressOnRdma, /*carries_reason=*/false,
-                /*invalidates_regions=*/false, /*has_windows=*/true}};
+                /*invalidates_regions=*/false, /*has_windows=*/true, /*max_queue_depth=*/8000,
+                /*slowness=*/5}};
   }
   return fabrics;
+}
+
+::testing::AssertionResult SessionFixture::IsPeersReason(const absl::Status& why, int error_number,
+                                                         absl::string_view words) const {
+  const bool as_said =
+      StatusToErrno(why) == error_number && absl::StrContains(why.ToString(), words);
+  if (GetParam().carries_reason ? as_said : !why.ok()) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure()
+         << why << ", expected errno " << error_number << " and \"" << words << "\"";
+}
+
+absl::Status SessionFixture::WaitForPeersReason(TestClient* client, int error_number) const {
+  if (GetParam().carries_reason) return client->WaitFailedWith(error_number);
+  EXPECT_TRUE(client->WaitFailed(client->failures() + 2));
+  return client->last();
 }
 
 std::vector<SessionFabric> OneSessionFabric() { return {SessionFabrics().front()}; }

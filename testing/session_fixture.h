@@ -1,15 +1,19 @@
 #ifndef RNBD_TESTING_SESSION_FIXTURE_H_
 #define RNBD_TESTING_SESSION_FIXTURE_H_
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <ostream>
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "gtest/gtest.h"
 #include "rtrs/address.h"
 #include "rtrs/fabric.h"
+#include "rtrs/messages.h"
 #include "testing/session_harness.h"
 
 // The wires that tests of sessions run over. A test says
@@ -32,6 +36,11 @@ struct SessionFabric {
   bool invalidates_regions = true;
   // Domain::HasWindows().
   bool has_windows = false;
+  // Deeper queues do not fit into the device.
+  uint32_t max_queue_depth = kMaxQueueDepth;
+  // How many times less often than over sockets tests do what takes long: a soft device of an
+  // emulated processor takes its time to connect and to disconnect, above all.
+  int slowness = 1;
 
   static std::string Name(const ::testing::TestParamInfo<SessionFabric>& info) {
     return info.param.name;
@@ -50,6 +59,14 @@ class SessionFixture : public ::testing::TestWithParam<SessionFabric> {
 
   Fabric* fabric() { return fabric_.get(); }
   Address ListenAddress(int number = 0) const { return GetParam().listen_address(number); }
+
+  // Whether `why` is what the peer has closed the connection for: with this errno and with these
+  // words, or, over a wire that carries no reasons, with any.
+  ::testing::AssertionResult IsPeersReason(const absl::Status& why, int error_number,
+                                           absl::string_view words = "") const;
+  // Why `client` cannot connect, once that is the peer's reason with this errno, or, over a wire
+  // that carries none, after two more attempts.
+  absl::Status WaitForPeersReason(TestClient* client, int error_number) const;
 
  private:
   const std::unique_ptr<Fabric> fabric_;
