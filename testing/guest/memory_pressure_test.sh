@@ -6,14 +6,21 @@ source testing/shell_test.sh
 source testing/guest/guest_lib.sh
 
 readonly LONGEST_FILL=200
-readonly FILE_MIB=64 FILES=5  # More than the guest has for them.
+readonly FILE_MIB=64 FILES=3 HOG_MIB=110  # More than the guest has for them, with the hog.
+
+# A directory for files in memory, beyond what the root of the guest may take.
+make_memory_files() {
+  mkdir "$1"
+  mount -t tmpfs -o size=90% none "$1"
+  on_exit umount --lazy "$1"
+}
 
 run_server() {
-  # A file of the machine around: it takes none of the guest's memory.
-  truncate -s 2G /out/disk.img
+  make_memory_files "$TEST_DIR/images"
+  truncate -s 256M "$TEST_DIR/images/disk.img"
   cat >"$TEST_DIR/server.yaml" <<YAML
 listen: [{tcp: "$ADDRESS:1234"}]
-sessions: [{name: pressure, dev_search_path: /out, devices: [disk.img]}]
+sessions: [{name: pressure, dev_search_path: $TEST_DIR/images, devices: [disk.img]}]
 YAML
   start_daemon server rnbd-server --config "$TEST_DIR/server.yaml"
   wait_until 20 grep -q "rnbd-server is ready" "$TEST_DIR/server.log"
@@ -104,8 +111,10 @@ YAML
   mount "$loop" "$TEST_DIR/disk"
   echo 90 >/proc/sys/vm/dirty_ratio
   echo 80 >/proc/sys/vm/dirty_background_ratio
-  free_mib=$(($(status_kib /proc/meminfo MemAvailable) / 1024))
+  make_memory_files "$TEST_DIR/hog"
+  head -c "${HOG_MIB}M" /dev/zero >"$TEST_DIR/hog/zeroes"
   head -c 8M /dev/urandom >"$TEST_DIR/block"
+  free_mib=$(($(status_kib /proc/meminfo MemAvailable) / 1024))
   fill &
   watch_and_kill "$!"
   wait "$!" || fail "writing failed"
