@@ -25,7 +25,11 @@ readonly FS=$place/fs DATA=$place/fs/data
 
 as_postgres() { (cd / && exec runuser -u postgres -- "$@"); }
 psql() { as_postgres "$postgres/psql" -h "$place" -X -A -t -q -v ON_ERROR_STOP=1 -c "$1"; }
-# The last of them is registered first.
+# As a service manager would: of a process that was killed the kernel may still have the socket for a moment.
+serve_again() {
+  start_daemon server "$RNBD_SERVER" --config "$TEST_DIR/server.yaml"
+  until grep -q "rnbd-server is ready" "$TEST_DIR/server.log"; do kill -0 "${daemon[server]}" && sleep 0.05 || return; done
+}
 stop_postgres() { [[ ! -e $DATA/postmaster.pid ]] || as_postgres "$postgres/pg_ctl" stop -D "$DATA" -m immediate -W; }
 leave_disk() { ! mountpoint -q "$FS" || umount --lazy "$FS"; }
 
@@ -71,7 +75,7 @@ while sleep "$KILL_EVERY" && kill -0 "$bench" 2>/dev/null; do
     log "kill -9 of the server"
     kill -KILL "${daemon[server]}"
     wait "${daemon[server]}" || true
-    serve_images
+    wait_until 10 serve_again
   fi
   ((++kills))
 done
