@@ -68,7 +68,8 @@ def _path_flap(world, random):
         _pass(random.uniform(0.01, 0.2))
         world.network.command(path, "accept")
         _pass(random.uniform(0.01, 0.4))
-    return FAILOVER
+    # A request may meet it more than once.
+    return 2 * FAILOVER
 
 
 def _silence(route_of, command):
@@ -267,7 +268,8 @@ def _slow_disk_and(fault):
         stall = fault(world, random)
         _pass(random.uniform(0.1, 1))
         world.disk.ask("clear")
-        return milliseconds / 1000 + stall
+        # Of a request itself, of the slowest one that the fence waits for, and of the request when it is sent again.
+        return 3 * milliseconds / 1000 + stall
     return inject
 
 
