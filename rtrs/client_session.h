@@ -103,8 +103,8 @@ class ClientSession final : private ClientPathOwner {
   // which may be larger. Before, a queue depth of 0.
   SessionGeometry geometry() const;
   bool connected() const { return connected_paths() > 0; }
-  // Any thread: permits for workers that nobody holds, at about this moment; 0 before the session was
-  // up.
+  // Any thread: permits for workers that nobody holds, at about this moment; 0 before the session
+  // was up.
   uint32_t free_permits() const;
   // Control thread, while connected: whether the server does what kRecovery says.
   bool server_has_recovery() const;
