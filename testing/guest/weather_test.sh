@@ -126,9 +126,9 @@ is_back() {
   fi
 }
 
-# While soft RoCE has to send again, a kernel's client may only write here. For reads it registers memory, which
-# soft RoCE of 6.1 may do a second time when it sends again: "mr->lkey not free", and the connection hangs. Seen with
-# our server; one run of the kernel's pair with reads did not hang. What was written is read in better weather.
+# While soft RoCE has to send again, a kernel's client may only write here. For reads it registers memory, and soft
+# RoCE of 6.1, when it goes back to a lost request, registers again what was behind that: "mr->lkey not free", and the
+# connection hangs. With the kernel's server as well. What was written is read in better weather.
 if [[ $client == kernel ]]; then
   load_options=(--do_verify=0)
 else
