@@ -21,8 +21,11 @@ class BlockLoad:
         self.totals = {}
         self.messages = []
 
+    def ask(self, line, seconds=10):
+        return self._talker.ask(line, seconds)
+
     def start(self):
-        self._talker.ask("resume")
+        self.ask("resume")
 
     def report(self):
         """What has happened so far; `longest_request` and `longest_pause` since the last report."""
@@ -243,12 +246,13 @@ class Loads:
         if os.path.ismount(self.directory):
             subprocess.run(["umount", "--lazy", str(self.directory)], check=False, timeout=60)
 
-    def await_progress(self, seconds):
-        """Until it has done something since now; how long it took."""
-        begin = time.monotonic()
+    def settle(self, seconds):
+        """Until every request in flight is done, and new ones are."""
+        if self.blocks.ask(f"pause {seconds}", seconds + 10) != "ok":
+            raise TortureError(f"requests in flight are not done within {seconds} s")
         before = self._done()
+        self.blocks.start()
         wait_for("I/O goes on", lambda: self._done() > before, seconds)
-        return time.monotonic() - begin
 
     def _done(self):
         report = self.report()
