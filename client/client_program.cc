@@ -194,6 +194,10 @@ void ClientProgram::OnDeviceReopened(RemoteDevice* device) {
       [this, device] { WarnIfFailed(fuse_->filesystem()->OnResized(device->name())); });
 }
 
+void ClientProgram::OnLossTold(RemoteDevice* device) {
+  journal_.SetIdentity(device->name(), device->facts().identity);
+}
+
 absl::Status ClientProgram::ShowDevice(RemoteDevice* device) {
   return Annotate(fuse_->filesystem()->AddDevice(device),
                   absl::StrCat("show device ", device->name()));

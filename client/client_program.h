@@ -107,6 +107,7 @@ class ClientProgram final : private MappedSession::Observer {
   void OnDeviceFailed(const std::string& session, const config::ClientDeviceConfig& device,
                       const absl::Status& why) override;
   void OnDeviceReopened(RemoteDevice* device) override;
+  void OnLossTold(RemoteDevice* device) override;
 
   const config::ClientConfig& config_;
   MountState* const state_;

@@ -50,6 +50,10 @@ absl::StatusOr<std::unique_ptr<MappedSession>> MappedSession::Create(
   for (Device& device : mapped->devices_) {
     device.remote->AllowHolding(device.config->io_hold > absl::ZeroDuration());
     if (mapped->devices_.size() > 1) device.remote->ShareSession();
+    device.remote->OnLossTold(
+        [observer, remote = device.remote.get(), control = environment.control] {
+          control->Post([observer, remote] { observer->OnLossTold(remote); });
+        });
     device.hold_timer = std::make_unique<Ring::Timer>(
         environment.control,
         [session = mapped.get(), device = &device] { session->OnHoldExpired(device); });

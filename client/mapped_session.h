@@ -47,6 +47,8 @@ class MappedSession final : private rtrs::ClientSessionHandler {
                                 const absl::Status& why) = 0;
     // A device that was open before is open again, perhaps larger.
     virtual void OnDeviceReopened(RemoteDevice* device) = 0;
+    // A FLUSH has failed because writes before it may be lost: whoever waits for it knows.
+    virtual void OnLossTold(RemoteDevice*) {}
 
    protected:
     ~Observer() = default;

@@ -50,14 +50,28 @@ void MountJournal::OnFile(const Filesystem::FileFacts& file) {
   device.modified = file.modified;
   device.changed = file.changed;
   WarnIfFailed(state_->PutDevice(DeviceTable::SlotOf(file.inode), device));
+  absl::MutexLock lock(&mutex_);
+  written_[device.name] = device;
 }
 
 void MountJournal::SetIdentity(const std::string& name, const DiskIdentity& identity) {
-  absl::MutexLock lock(&mutex_);
-  identities_[name] = identity;
+  MountState::Device device;
+  {
+    absl::MutexLock lock(&mutex_);
+    identities_[name] = identity;
+    const auto written = written_.find(name);
+    if (written == written_.end()) return;
+    written->second.identity = identity;
+    device = written->second;
+  }
+  WarnIfFailed(state_->PutDevice(DeviceTable::SlotOf(device.inode), device));
 }
 
 void MountJournal::OnFileGone(uint64_t inode) {
+  {
+    absl::MutexLock lock(&mutex_);
+    absl::erase_if(written_, [inode](const auto& entry) { return entry.second.inode == inode; });
+  }
   WarnIfFailed(state_->RemoveDevice(DeviceTable::SlotOf(inode)));
 }
 

@@ -121,6 +121,7 @@ void RemoteDevice::Flush(size_t worker, BlockRequest* request) {
     Transfer(worker, request, &flushes_);
   } else {
     request->OnDone(EIO);
+    loss_told_();
   }
 }
 

@@ -3,7 +3,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -67,6 +69,10 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   // Before the first request: the session has other devices, which must not be starved should this
   // one not answer.
   void ShareSession() { shares_session_ = true; }
+
+  // Before the first request: `told` runs on a worker's thread when a FLUSH has failed because
+  // writes before it may be lost. From then on the device is as it was opened last.
+  void OnLossTold(std::function<void()> told) { loss_told_ = std::move(told); }
 
   // Control thread: whether requests are held while the device is not open, or fail with EIO. True
   // at first. Requests that were lost with one of several paths are held in any case.
@@ -151,6 +157,7 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   UnflushedWrites unflushed_;
   DeviceShare share_;
   bool shares_session_ = false;
+  std::function<void()> loss_told_ = [] {};
   HeldRequests held_;
   std::atomic<bool> may_hold_{true};
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/time/time.h"
 #include "common/status.h"
 #include "rtrs/stream_connection.h"
 #include "rtrs/stream_socket.h"
@@ -19,6 +20,8 @@ namespace {
 constexpr size_t kStagingBytes = 128 << 10;
 // A goodbye may have to wait behind one frame that is half sent.
 constexpr uint32_t kFramesOfGoodbye = 2;
+// For a peer that has just let a time run out.
+constexpr absl::Duration kGoodbyeToTheSilent = absl::Milliseconds(100);
 
 // A connection without its staging buffer fails when it is used, as any other that lacks a
 // resource.
@@ -260,7 +263,10 @@ void StreamConnection::Part(const absl::Status& why, bool say_goodbye) {
     return;
   }
   Enter(State::kParting);
-  timer_.Arm(options_.goodbye_timeout);
+  // It will hardly answer now, and requests wait for the end of this.
+  const bool silent = StatusToErrno(why) == ETIMEDOUT;
+  timer_.Arm(silent ? std::min(options_.goodbye_timeout, kGoodbyeToTheSilent)
+                    : options_.goodbye_timeout);
   if (!send_busy_) SendGoodbye();
 }
 

@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/logging.h"
 #include "common/process.h"
@@ -100,10 +101,21 @@ class Program {
   }
 
  private:
+  // The kernel may hold the socket of a server that was killed for a moment longer than its
+  // process.
+  absl::StatusOr<rtrs::Address> ListenOn(const rtrs::Address& wanted) {
+    constexpr int kAttempts = 20;
+    for (int attempt = 1;; ++attempt) {
+      absl::StatusOr<rtrs::Address> address = server_->Listen(fabrics_.get(), wanted);
+      if (StatusToErrno(address.status()) != EADDRINUSE || attempt == kAttempts) return address;
+      absl::SleepFor(absl::Milliseconds(100));
+    }
+  }
+
   absl::Status Listen() {
     int listening = 0;
     for (const config::ListenConfig& listen : config_.listen) {
-      absl::StatusOr<rtrs::Address> address = server_->Listen(fabrics_.get(), listen.address);
+      absl::StatusOr<rtrs::Address> address = ListenOn(listen.address);
       if (address.ok()) {
         spdlog::info("listening on {}", address->ToString());
         ++listening;
