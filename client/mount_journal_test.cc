@@ -54,7 +54,13 @@ TEST_F(MountJournalTest, KnowsWhereADeviceCameFrom) {
   EXPECT_EQ(5U, devices[0].owner);
   EXPECT_EQ((DiskIdentity{77, 3}), devices[0].identity);
 
+  // A new start of the host, after its loss has been told: written down at once.
+  journal.SetIdentity("disk0", {77, 4});
+  EXPECT_EQ((DiskIdentity{77, 4}), state_->Read()->devices[0].identity);
+  EXPECT_EQ(mode_t{0640}, state_->Read()->devices[0].mode);
+
   journal.OnFileGone(0x10005);
+  journal.SetIdentity("disk0", {77, 5});
   EXPECT_TRUE(state_->Read()->devices.empty());
 }
 
