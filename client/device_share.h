@@ -37,10 +37,13 @@ class DeviceShare {
   void OnStarted(size_t worker, uint32_t permits) { lanes_[worker].in_flight += permits; }
   void Wait(size_t worker, BlockRequest* request, uint32_t permits, BlockTransfer::Owner* owner);
 
-  // A transfer is over. Gives those that may start now to `start`, as (request, owner), in order;
-  // `start` may end them within the call.
-  template <typename Start>
-  void OnEnded(size_t worker, uint32_t permits, uint32_t free_permits, Start start);
+  void OnEnded(size_t worker, uint32_t permits) { lanes_[worker].in_flight -= permits; }
+
+  // When a transfer is over: gives those that may start now to `start`, as (request, owner), in
+  // order; `start` calls OnStarted(), and may end them within the call. `free_permits` is asked
+  // before each.
+  template <typename FreePermits, typename Start>
+  void StartWaiting(size_t worker, FreePermits free_permits, Start start);
 
  private:
   struct Waiting {
@@ -70,13 +73,13 @@ inline void DeviceShare::Wait(size_t worker, BlockRequest* request, uint32_t per
   lane.last = request;
 }
 
-template <typename Start>
-void DeviceShare::OnEnded(size_t worker, uint32_t permits, uint32_t free_permits, Start start) {
+template <typename FreePermits, typename Start>
+void DeviceShare::StartWaiting(size_t worker, FreePermits free_permits, Start start) {
   Lane& lane = lanes_[worker];
-  lane.in_flight -= permits;
   if (lane.starting) return;
   lane.starting = true;
-  while (lane.first != nullptr && MayStart(worker, WaitingOf(lane.first)->permits, free_permits)) {
+  while (lane.first != nullptr &&
+         MayStart(worker, WaitingOf(lane.first)->permits, free_permits())) {
     BlockRequest* request = lane.first;
     const Waiting waiting = *WaitingOf(request);
     lane.first = waiting.next;

@@ -95,10 +95,10 @@ absl::Status Filesystem::AddDevice(BlockDevice* device) {
 
   absl::MutexLock lock(&mutex_);
   RETURN_IF_ERROR(CheckNew(name));
-  ASSIGN_OR_RETURN(const uint64_t inode, devices_->Add(device));
-  WriteDown(inode, file);
-  inodes_[name] = inode;
-  files_[inode] = file;
+  ASSIGN_OR_RETURN(file.inode, devices_->Add(device));
+  WriteDown(file);
+  inodes_[name] = file.inode;
+  files_[file.inode] = file;
   return absl::OkStatus();
 }
 
@@ -111,36 +111,20 @@ absl::Status Filesystem::CheckNew(const std::string& name) const {
 absl::Status Filesystem::RestoreDevice(BlockDevice* device, const FileFacts& facts) {
   const std::string& name = device->name();
   RETURN_IF_ERROR(CheckName(name));
-  File file;
+  File file{facts};
   file.device = device;
-  file.mode = facts.mode;
-  file.owner = facts.owner;
-  file.group = facts.group;
-  file.accessed = facts.accessed;
-  file.modified = facts.modified;
-  file.changed = facts.changed;
 
   absl::MutexLock lock(&mutex_);
   RETURN_IF_ERROR(CheckNew(name));
   RETURN_IF_ERROR(devices_->Restore(device, facts.inode));
-  WriteDown(facts.inode, file);
+  WriteDown(file);
   inodes_[name] = facts.inode;
   files_[facts.inode] = file;
   return absl::OkStatus();
 }
 
-void Filesystem::WriteDown(uint64_t inode, const File& file) {
-  if (options_.journal == nullptr) return;
-  FileFacts facts;
-  facts.inode = inode;
-  facts.device = file.device;
-  facts.mode = file.mode;
-  facts.owner = file.owner;
-  facts.group = file.group;
-  facts.accessed = file.accessed;
-  facts.modified = file.modified;
-  facts.changed = file.changed;
-  options_.journal->OnFile(facts);
+void Filesystem::WriteDown(const File& file) {
+  if (options_.journal != nullptr) options_.journal->OnFile(file);
 }
 
 absl::Status Filesystem::RemoveDevice(absl::string_view name, std::function<void()> done) {
@@ -168,7 +152,7 @@ absl::Status Filesystem::OnResized(absl::string_view name) {
     auto found = inodes_.find(std::string(name));
     if (found == inodes_.end()) return NoEntry(name);
     inode = found->second;
-    WriteDown(inode, files_.at(inode));
+    WriteDown(files_.at(inode));
   }
   constexpr off_t kAttributesOnly = -1;
   fuse_lowlevel_notify_inval_inode(session_, inode, kAttributesOnly, 0);
@@ -341,7 +325,7 @@ absl::StatusOr<struct stat> Filesystem::SetAttributes(uint64_t inode, const stru
     file.modified = TimeToSet(mask, FUSE_SET_ATTR_MTIME_NOW, wanted.st_mtim);
   }
   file.changed = Now();
-  WriteDown(inode, file);
+  WriteDown(file);
   return FileAttributes(inode, file);
 }
 

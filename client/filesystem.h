@@ -100,7 +100,7 @@ class Filesystem {
   absl::Status AddDevice(BlockDevice* device);
 
   // The same for a file that an earlier process showed: with its inode number and attributes, so
-  // that whoever has it open goes on. `file.device` is the device. Also EEXIST where the number is
+  // that whoever has it open goes on. `file.device` means nothing. Also EEXIST where the number is
   // in use.
   absl::Status RestoreDevice(BlockDevice* device, const FileFacts& file);
 
@@ -142,14 +142,7 @@ class Filesystem {
   ssize_t WriteReply(const struct iovec* parts, int count);
 
  private:
-  struct File {
-    BlockDevice* device = nullptr;
-    mode_t mode = 0;
-    uid_t owner = 0;
-    gid_t group = 0;
-    timespec accessed = {};
-    timespec modified = {};
-    timespec changed = {};
+  struct File : FileFacts {
     size_t opens = 0;
   };
 
@@ -157,7 +150,7 @@ class Filesystem {
 
   void Open(const FuseMessage& message);
   void Initialize(const FuseMessage& message, absl::Span<uint8_t> request);
-  void WriteDown(uint64_t inode, const File& file) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void WriteDown(const File& file) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckNew(const std::string& name) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   struct stat RootAttributes() const;
   static struct stat FileAttributes(uint64_t inode, const File& file);

@@ -28,10 +28,12 @@ void MountJournal::OnInit(absl::Span<const uint8_t> request) {
 }
 
 void MountJournal::OnFile(const Filesystem::FileFacts& file) {
-  MountState::Device device;
+  const std::string& name = file.device->name();
+  absl::MutexLock lock(&mutex_);
+  MountState::Device& device = devices_[name];
   device.inode = file.inode;
-  device.name = file.device->name();
-  if (auto source = sources_.find(device.name); source != sources_.end()) {
+  device.name = name;
+  if (auto source = sources_.find(name); source != sources_.end()) {
     device.session = source->second.session;
     device.path = source->second.device->path;
   }
@@ -39,10 +41,6 @@ void MountJournal::OnFile(const Filesystem::FileFacts& file) {
   device.size = file.device->size();
   device.logical_block_size = file.device->logical_block_size();
   device.physical_block_size = file.device->physical_block_size();
-  {
-    absl::MutexLock lock(&mutex_);
-    device.identity = identities_[device.name];
-  }
   device.mode = file.mode;
   device.owner = file.owner;
   device.group = file.group;
@@ -50,27 +48,20 @@ void MountJournal::OnFile(const Filesystem::FileFacts& file) {
   device.modified = file.modified;
   device.changed = file.changed;
   WarnIfFailed(state_->PutDevice(DeviceTable::SlotOf(file.inode), device));
-  absl::MutexLock lock(&mutex_);
-  written_[device.name] = device;
 }
 
 void MountJournal::SetIdentity(const std::string& name, const DiskIdentity& identity) {
-  MountState::Device device;
-  {
-    absl::MutexLock lock(&mutex_);
-    identities_[name] = identity;
-    const auto written = written_.find(name);
-    if (written == written_.end()) return;
-    written->second.identity = identity;
-    device = written->second;
-  }
+  absl::MutexLock lock(&mutex_);
+  MountState::Device& device = devices_[name];
+  device.identity = identity;
+  if (device.inode == 0) return;
   WarnIfFailed(state_->PutDevice(DeviceTable::SlotOf(device.inode), device));
 }
 
 void MountJournal::OnFileGone(uint64_t inode) {
-  {
-    absl::MutexLock lock(&mutex_);
-    absl::erase_if(written_, [inode](const auto& entry) { return entry.second.inode == inode; });
+  absl::MutexLock lock(&mutex_);
+  for (auto& [name, device] : devices_) {
+    if (device.inode == inode) device.inode = 0;
   }
   WarnIfFailed(state_->RemoveDevice(DeviceTable::SlotOf(inode)));
 }

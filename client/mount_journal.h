@@ -41,9 +41,8 @@ class MountJournal final : public Filesystem::Journal {
   MountState* const state_;
   absl::flat_hash_map<std::string, Source> sources_;  // by the file's name
   absl::Mutex mutex_;
-  absl::flat_hash_map<std::string, DiskIdentity> identities_ ABSL_GUARDED_BY(mutex_);
-  // What the state holds of each file, by its name.
-  absl::flat_hash_map<std::string, MountState::Device> written_ ABSL_GUARDED_BY(mutex_);
+  // By the file's name; those that are not shown have inode 0.
+  absl::flat_hash_map<std::string, MountState::Device> devices_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace rnbd::client

@@ -85,7 +85,7 @@ void RemoteDevice::Restore(const DeviceFacts& facts) {
   logical_block_size_ = facts.logical_block_size;
   physical_block_size_ = facts.physical_block_size;
   identity_ = facts.identity;
-  unflushed_.OnWritten();
+  if (access_mode_ != AccessMode::kReadOnly) unflushed_.OnWritten();
 }
 
 void RemoteDevice::Submit(size_t worker, BlockRequest* request) {
@@ -218,10 +218,12 @@ void RemoteDevice::OnTransferDone(size_t worker, BlockRequest* request, int erro
   if (!shares_session_) return (this->*then)(worker, request, error);
   const uint32_t permits = PermitsOf(*request);
   (this->*then)(worker, request, error);
-  share_.OnEnded(worker, permits, session_->free_permits(),
-                 [this, worker](BlockRequest* next, BlockTransfer::Owner* owner) {
-                   StartTransfer(worker, next, owner);
-                 });
+  share_.OnEnded(worker, permits);
+  share_.StartWaiting(
+      worker, [this] { return session_->free_permits(); },
+      [this, worker](BlockRequest* next, BlockTransfer::Owner* owner) {
+        StartTransfer(worker, next, owner);
+      });
 }
 
 void RemoteDevice::FinishStep(size_t, BlockRequest* request, int error) { request->OnDone(error); }

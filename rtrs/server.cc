@@ -176,7 +176,7 @@ absl::StatusOr<ServerChunks*> Server::OnInfo(ServerPath* path, const std::string
 
 absl::StatusOr<ServerChunks*> Server::JoinOrOpenSession(ServerPath* path, const std::string& name) {
   Session* session = sessions_.at(path->session_uuid()).get();
-  RETURN_IF_ERROR(MayTakeName(*session, name));
+  RETURN_IF_ERROR(ClaimName(*session, name));
   if (session->handler == nullptr) {
     RETURN_IF_ERROR(OpenSession(session, name));
   } else if (session->name != name) {
@@ -191,7 +191,7 @@ absl::StatusOr<ServerChunks*> Server::JoinOrOpenSession(ServerPath* path, const 
 // A name belongs to one session. A client that was started anew at the same address takes it over:
 // the earlier client's session is closed, and the new one's comes when the last request of that is
 // done.
-absl::Status Server::MayTakeName(const Session& session, const std::string& name) {
+absl::Status Server::ClaimName(const Session& session, const std::string& name) {
   auto known = session_names_.find(name);
   if (known == session_names_.end() || known->second == session.uuid) return absl::OkStatus();
   const Session& other = *sessions_.at(known->second);

@@ -105,7 +105,7 @@ class Server final : private ListenHandler, private ServerPathOwner {
   absl::StatusOr<ServerChunks*> OnInfo(ServerPath* path, const std::string& session_name) override;
   absl::StatusOr<ServerChunks*> JoinOrOpenSession(ServerPath* path, const std::string& name);
   absl::Status OpenSession(Session* session, const std::string& name);
-  absl::Status MayTakeName(const Session& session, const std::string& name);
+  absl::Status ClaimName(const Session& session, const std::string& name);
   void OnFence(ServerPath* from, const FenceMessage& fence,
                std::function<void(int error)> done) override;
   void OnPathConnected(ServerPath* path) override;

@@ -82,6 +82,19 @@ class SessionFenceTest : public SessionFixture {
     return fence;
   }
 
+  // Two paths, of which one is to be fenced over the other. The server has noticed nothing: the
+  // path is open, and a write of it is at work in chunk 3.
+  void FenceABusyPath(std::unique_ptr<RawClient>* lost, std::unique_ptr<RawClient>* other) {
+    ASSERT_NO_FATAL_FAILURE(StartServer());
+    *lost = NewPath(0);
+    ASSERT_NO_FATAL_FAILURE((*lost)->Establish("blya", 2));
+    *other = NewPath(1, lost->get());
+    ASSERT_NO_FATAL_FAILURE((*other)->Establish("blya", 2));
+    (*lost)->SendWrite(1, 3, {.fill = 7, .hold = 1}, 512);
+    ASSERT_TRUE(server_->handler().WaitForHeld(1));
+    (*other)->SendFence(0, 0, FenceOf(**lost));
+  }
+
   CuttingFabric cutting_;
   ServerOptions options_;
   std::unique_ptr<RingThread> thread_;
@@ -92,15 +105,9 @@ class SessionFenceTest : public SessionFixture {
 // ---- FENCE at the server ------------------------------------------------------------------------
 
 TEST_P(SessionFenceTest, IsAnsweredWhenTheLastRequestOfThePathIsDone) {
-  ASSERT_NO_FATAL_FAILURE(StartServer());
-  auto lost = NewPath(0);
-  ASSERT_NO_FATAL_FAILURE(lost->Establish("blya", 2));
-  auto other = NewPath(1, lost.get());
-  ASSERT_NO_FATAL_FAILURE(other->Establish("blya", 2));
-  // The server has noticed nothing: the path is open, and a write of it is at work.
-  lost->SendWrite(1, 3, {.fill = 7, .hold = 1}, 512);
-  ASSERT_TRUE(server_->handler().WaitForHeld(1));
-  other->SendFence(0, 0, FenceOf(*lost));
+  std::unique_ptr<RawClient> lost;
+  std::unique_ptr<RawClient> other;
+  ASSERT_NO_FATAL_FAILURE(FenceABusyPath(&lost, &other));
   EXPECT_TRUE(lost->WaitUntilDown());
   // Other requests go on meanwhile.
   other->SendWrite(0, 1, {.fill = 8}, 512);
@@ -164,14 +171,9 @@ TEST_P(SessionFenceTest, OfOneWhoHasNotSpokenOfItIsAViolation) {
 }
 
 TEST_P(SessionFenceTest, TwoPathsMayWaitForOne) {
-  ASSERT_NO_FATAL_FAILURE(StartServer());
-  auto lost = NewPath(0);
-  ASSERT_NO_FATAL_FAILURE(lost->Establish("blya", 1));
-  auto other = NewPath(1, lost.get());
-  ASSERT_NO_FATAL_FAILURE(other->Establish("blya", 1));
-  lost->SendWrite(0, 3, {.fill = 7, .hold = 1}, 512);
-  ASSERT_TRUE(server_->handler().WaitForHeld(1));
-  other->SendFence(0, 0, FenceOf(*lost));
+  std::unique_ptr<RawClient> lost;
+  std::unique_ptr<RawClient> other;
+  ASSERT_NO_FATAL_FAILURE(FenceABusyPath(&lost, &other));
   other->SendFence(0, 1, FenceOf(*lost));
   EXPECT_TRUE(server_->WaitForCounters([](const ServerCounters& c) { return c.fences == 2; }));
   server_->handler().Release();
@@ -180,14 +182,9 @@ TEST_P(SessionFenceTest, TwoPathsMayWaitForOne) {
 
 // The path that asked goes before it has its answer: nothing is left, and the session can end.
 TEST_P(SessionFenceTest, WhoAskedMayBeLostToo) {
-  ASSERT_NO_FATAL_FAILURE(StartServer());
-  auto lost = NewPath(0);
-  ASSERT_NO_FATAL_FAILURE(lost->Establish("blya", 1));
-  auto other = NewPath(1, lost.get());
-  ASSERT_NO_FATAL_FAILURE(other->Establish("blya", 1));
-  lost->SendWrite(0, 3, {.fill = 7, .hold = 1}, 512);
-  ASSERT_TRUE(server_->handler().WaitForHeld(1));
-  other->SendFence(0, 0, FenceOf(*lost));
+  std::unique_ptr<RawClient> lost;
+  std::unique_ptr<RawClient> other;
+  ASSERT_NO_FATAL_FAILURE(FenceABusyPath(&lost, &other));
   EXPECT_TRUE(server_->WaitForCounters([](const ServerCounters& c) { return c.fences == 1; }));
   other->Disconnect();
   EXPECT_TRUE(

@@ -28,20 +28,26 @@ void ExportTable::Lease::Release() {
 
 void ExportTable::Lease::Abandon() {
   if (table_ == nullptr) return;
-  ExportTable* table = std::exchange(table_, nullptr);
-  Holder holder;
-  {
-    absl::MutexLock lock(&table->mutex_);
-    holder = table->places_.at(id_).holder;
+  std::exchange(table_, nullptr)->KeepPlace(id_);
+}
+
+// Those who are told of writers are told nothing: a place that is kept counts as before.
+void ExportTable::KeepPlace(uint64_t id) {
+  if (options_.grace_period > absl::ZeroDuration()) {
+    absl::MutexLock lock(&mutex_);
+    Place& place = places_.at(id);
+    if (Writes(place.holder.mode)) {
+      place.kept = true;
+      place.kept_until = options_.now() + options_.grace_period;
+      return;
+    }
   }
-  table->Keep(std::move(holder));
-  table->Forget(id_);
+  Forget(id);
 }
 
 void ExportTable::Keep(Holder holder) {
   if (!Writes(holder.mode) || options_.grace_period <= absl::ZeroDuration()) return;
   absl::MutexLock lock(&mutex_);
-  DropExpired();
   places_.emplace(++last_id_,
                   Place{std::move(holder), true, options_.now() + options_.grace_period});
   TellWriters();

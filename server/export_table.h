@@ -104,6 +104,7 @@ class ExportTable {
     absl::Time kept_until = absl::InfiniteFuture();
   };
 
+  void KeepPlace(uint64_t id);
   void Forget(uint64_t id);
   void DropExpired() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DropKeptFor(const Holder& owner) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
