@@ -20,11 +20,14 @@
 namespace rnbd {
 namespace {
 
-int64_t MonotonicNow() {
+constexpr int64_t kSecond = 1'000'000'000;
+
+int64_t Now(clockid_t clock) {
   timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
+  clock_gettime(clock, &now);
+  return now.tv_sec * kSecond + now.tv_nsec;
 }
+int64_t MonotonicNow() { return Now(CLOCK_MONOTONIC); }
 
 // In nanoseconds as MonotonicNow(); never, for a delay beyond 292 years.
 int64_t Deadline(absl::Duration delay) {
@@ -112,7 +115,36 @@ void Ring::Wakeup::OnComplete(int32_t, uint32_t) {
   if (!draining_) Start();
 }
 
-Ring::Ring() : wakeup_(this) {}
+void Ring::Alarm::SetAtLatest(int64_t deadline) {
+  if (deadline >= set_for_) return;
+  time_ = {deadline / kSecond, deadline % kSecond};
+  if (set_for_ == kUnset) {
+    ring_->Start(this, [this](io_uring_sqe* entry) {
+      io_uring_prep_timeout(entry, &time_, 0, IORING_TIMEOUT_ABS);
+    });
+  } else {
+    // Too late if it goes off just now; then it is set again when it has.
+    io_uring_sqe* entry = ring_->NextEntry();
+    io_uring_prep_timeout_update(entry, &time_, reinterpret_cast<uintptr_t>(this),
+                                 IORING_TIMEOUT_ABS);
+    io_uring_sqe_set_data(entry, nullptr);
+  }
+  set_for_ = deadline;
+}
+
+void Ring::Alarm::OnComplete(int32_t, uint32_t) {
+  set_for_ = kUnset;
+  ring_->timers_due_ = true;
+}
+
+Ring::Ring() : wakeup_(this), alarm_(this) {}
+
+int64_t Ring::now_ns() {
+  if (now_ns_ == 0) now_ns_ = MonotonicNow();
+  return now_ns_;
+}
+
+int64_t Ring::coarse_now_ns() { return Now(CLOCK_MONOTONIC_COARSE); }
 
 absl::StatusOr<std::unique_ptr<Ring>> Ring::Create(const Options& options) {
   std::unique_ptr<Ring> ring(new Ring());
@@ -131,7 +163,6 @@ absl::Status Ring::Initialize(const Options& options) {
     if (result < 0) return ErrnoToStatus(-result, "reserve registered buffers");
     buffer_slots_.resize(options.buffers);
   }
-  now_ns_ = MonotonicNow();
   return absl::OkStatus();
 }
 
@@ -231,19 +262,22 @@ void Ring::RunPosted() {
 }
 
 void Ring::FireTimers() {
-  while (!timers_.empty() && timers_.begin()->first <= now_ns_) {
+  if (!std::exchange(timers_due_, false)) return;
+  while (!timers_.empty() && timers_.begin()->first <= now_ns()) {
     Timer* timer = timers_.begin()->second;
     timer->Cancel();
     timer->callback_();
   }
 }
 
-int64_t Ring::SleepBound(absl::Duration timeout) const {
-  if (!next_turn_.empty() || !backlog_.empty() || stop_.load(std::memory_order_relaxed)) return 0;
-  int64_t bound = timeout == absl::InfiniteDuration() ? -1 : absl::ToInt64Nanoseconds(timeout);
-  if (timers_.empty()) return bound;
-  int64_t until_timer = std::max<int64_t>(timers_.begin()->first - MonotonicNow(), 0);
-  return bound < 0 ? until_timer : std::min(bound, until_timer);
+void Ring::WaitAtMost(absl::Duration timeout) {
+  int64_t bound = absl::ToInt64Nanoseconds(timeout);
+  if (!timers_.empty()) {
+    bound = std::clamp<int64_t>(timers_.begin()->first - MonotonicNow(), 0, bound);
+  }
+  __kernel_timespec limit = {bound / kSecond, bound % kSecond};
+  io_uring_cqe* first;
+  io_uring_submit_and_wait_timeout(&ring_, &first, 1, &limit, nullptr);
 }
 
 // Takes what is there now and leaves what arrives meanwhile to the next turn: completions that
@@ -267,15 +301,18 @@ void Ring::ReapCompletions() {
 // Errors need no answer: what the kernel did not take stays queued for the next turn.
 void Ring::SubmitAndWait(absl::Duration timeout) {
   SubmitBacklog();
-  int64_t bound = SleepBound(timeout);
-  if (bound == 0) {
+  const bool bounded = timeout != absl::InfiniteDuration();
+  if (bounded) {
+    timers_due_ = true;
+  } else if (!timers_.empty()) {
+    alarm_.SetAtLatest(timers_.begin()->first);
+  }
+  if (!next_turn_.empty() || !backlog_.empty() || stop_.load(std::memory_order_relaxed)) {
     io_uring_submit_and_get_events(&ring_);
-  } else if (bound < 0) {
-    io_uring_submit_and_wait(&ring_, 1);
+  } else if (bounded) {
+    WaitAtMost(timeout);
   } else {
-    __kernel_timespec limit = {bound / 1'000'000'000, bound % 1'000'000'000};
-    io_uring_cqe* first;
-    io_uring_submit_and_wait_timeout(&ring_, &first, 1, &limit, nullptr);
+    io_uring_submit_and_wait(&ring_, 1);
   }
 }
 
@@ -288,7 +325,7 @@ void Ring::Turn(absl::Duration timeout) {
     wakeup_.Start();
   }
   SubmitAndWait(timeout);
-  now_ns_ = MonotonicNow();
+  now_ns_ = 0;
   ReapCompletions();
   RunHooks(&next_turn_);
   RunPosted();

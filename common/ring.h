@@ -151,8 +151,10 @@ class Ring {
   absl::StatusOr<int> RegisterBuffer(void* start, size_t bytes);
   void UnregisterBuffer(int slot);
 
-  // Nanoseconds since an arbitrary point, read once a turn: cheap and good for timeouts.
-  int64_t now_ns() const { return now_ns_; }
+  // Nanoseconds since an arbitrary point. Read at most once a turn, when first asked for.
+  int64_t now_ns();
+  // The same a few milliseconds late: never a system call, also where reading the clock is one.
+  static int64_t coarse_now_ns();
 
  private:
   // The eventfd other threads write to wake this one.
@@ -169,6 +171,24 @@ class Ring {
     bool draining_ = false;
   };
 
+  // The kernel's timer for the earliest of ours, which stays set while the ring works and sleeps: a
+  // sleep with a time-out of its own would read the clock and set a timer each time. It may be too
+  // early, after timers were cancelled, never too late.
+  class Alarm : public Operation {
+   public:
+    explicit Alarm(Ring* ring) : ring_(ring) {}
+    void OnComplete(int32_t result, uint32_t flags) override;
+    // Sees to it that it goes off at `deadline`, in nanoseconds as now_ns(), or earlier.
+    void SetAtLatest(int64_t deadline);
+
+   private:
+    static constexpr int64_t kUnset = INT64_MAX;
+
+    Ring* const ring_;
+    int64_t set_for_ = kUnset;
+    __kernel_timespec time_;  // read by the kernel when it takes the entry
+  };
+
   Ring();
   absl::Status Initialize(const Options& options);
   // An entry of the submission queue, or of the backlog where the kernel takes nothing (a ring that
@@ -179,16 +199,17 @@ class Ring {
   void RunHooks(std::vector<Hook*>* hooks);
   void RunPosted();
   void FireTimers();
-  // How long the kernel may sleep, in nanoseconds; 0: not at all, negative: until something
-  // happens.
-  int64_t SleepBound(absl::Duration timeout) const;
+  // Without the alarm: for turns with a time-out, as when draining, which no operation may outlast.
+  void WaitAtMost(absl::Duration timeout);
   void ReapCompletions();
 
   io_uring ring_;
   bool initialized_ = false;
   bool enabled_ = false;
   Wakeup wakeup_;
-  int64_t now_ns_ = 0;
+  Alarm alarm_;
+  int64_t now_ns_ = 0;       // 0: not read in this turn
+  bool timers_due_ = false;  // some of them may be
   // Operations started and not yet completed for the last time.
   int64_t outstanding_ = 0;
   std::deque<io_uring_sqe> backlog_;

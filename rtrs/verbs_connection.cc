@@ -334,7 +334,7 @@ void VerbsConnection::OnReceiveCompletion(const ibv_wc& completion) {
 }
 
 void VerbsConnection::StartPolling() {
-  last_completion_ns_ = ring_->now_ns();
+  quiet_since_ns_ = 0;
   ring_->InNextTurn(&poll_);
 }
 
@@ -349,31 +349,48 @@ void VerbsConnection::OnCompletionsReady(int32_t, uint32_t) {
   completion_busy_ = false;
   ibv_cq* queue = nullptr;
   void* context = nullptr;
-  while (ibv_get_cq_event(completion_channel_.get(), &queue, &context) == 0) ++unacknowledged_;
+  // At most one: each is asked for by itself.
+  if (ibv_get_cq_event(completion_channel_.get(), &queue, &context) == 0) ++unacknowledged_;
   if (state_ == State::kDraining) {
     FinishIfQuiet();
     return;
   }
-  StartPolling();
+  quiet_since_ns_ = 0;
+  Poll();
 }
 
-// Looks in every turn for as long as something comes, then asks the device to wake us. It does so
-// for what comes from then on, so one more look is needed behind the question.
+// Looks in every turn for as long as something comes, and for options_.poll after that.
 void VerbsConnection::Poll() {
   if (!why_.ok()) return;
-  if (TakeCompletions()) last_completion_ns_ = ring_->now_ns();
+  const bool taken = TakeCompletions();
   if (!why_.ok()) return;
-  if (ring_->now_ns() - last_completion_ns_ < absl::ToInt64Nanoseconds(options_.poll)) {
+  if (taken) quiet_since_ns_ = 0;
+  if (taken || MayStillPoll()) {
     ring_->InNextTurn(&poll_);
     return;
   }
+  // Behind what this turn sends, so that the peer need not wait for the question.
+  ring_->AtTurnEnd(&rest_);
+}
+
+// Reads the clock only where there is something to wait for.
+bool VerbsConnection::MayStillPoll() {
+  if (options_.poll == absl::ZeroDuration()) return false;
+  if (quiet_since_ns_ == 0) quiet_since_ns_ = ring_->now_ns();
+  return ring_->now_ns() - quiet_since_ns_ < absl::ToInt64Nanoseconds(options_.poll);
+}
+
+// Asks the device to wake us. It does so for what comes from then on, so one more look is needed
+// behind the question.
+void VerbsConnection::Rest() {
+  if (!why_.ok() || completion_busy_) return;
   if (const int error = ibv_req_notify_cq(completion_queue_.get(), 0); error != 0) {
     Part(ErrnoToStatus(error, "ask the RDMA device to tell of completions"));
     return;
   }
   if (TakeCompletions()) {
     StartPolling();
-  } else if (why_.ok() && !completion_busy_) {
+  } else if (why_.ok()) {
     AwaitCompletions();
   }
 }

@@ -131,6 +131,8 @@ class VerbsConnection final : public Connection {
   void AwaitCompletions();
   void OnCompletionsReady(int32_t result, uint32_t flags);
   void Poll();
+  bool MayStillPoll();
+  void Rest();
   bool TakeCompletions();
   void OnFailedCompletion(const ibv_wc& completion);
 
@@ -193,9 +195,10 @@ class VerbsConnection final : public Connection {
   // Completions.
   bool completion_busy_ = false;
   uint32_t unacknowledged_ = 0;  // events of the completion channel
-  int64_t last_completion_ns_ = 0;
+  int64_t quiet_since_ns_ = 0;   // 0 while something comes
   MethodOperation<&VerbsConnection::OnCompletionsReady> completion_{this};
   MethodHook<&VerbsConnection::Poll> poll_{this};
+  MethodHook<&VerbsConnection::Rest> rest_{this};
 };
 
 }  // namespace rnbd::rtrs

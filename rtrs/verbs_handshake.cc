@@ -474,6 +474,7 @@ void VerbsConnection::Drain() {
   timer_.Cancel();
   ring_->Unregister(&flush_);
   ring_->Unregister(&poll_);
+  ring_->Unregister(&rest_);
   if (event_busy_) ring_->Cancel(&event_);
   if (completion_busy_) ring_->Cancel(&completion_);
   FinishIfQuiet();

@@ -162,7 +162,7 @@ int DeviceSession::StartIo(rtrs::ServerRequest* request) {
   work.data = request->data().data();
   work.buffer_slot =
       HasData(io->operation) ? chunk_buffers_.Slot(request->worker(), request->chunk()) : -1;
-  watch_.Begin(request->chunk(), io->device_id, work, request->ring()->now_ns());
+  watch_.Begin(request->chunk(), io->device_id, work, Ring::coarse_now_ns());
   slot->backend->Submit(request->ring(), &work);
   return 0;
 }

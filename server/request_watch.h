@@ -21,7 +21,8 @@ class RequestWatch {
  public:
   explicit RequestWatch(uint32_t chunks) : entries_(chunks) {}
 
-  // Around a request's time at the disk, on its worker's thread; no lock. `now_ns` is the ring's.
+  // Around a request's time at the disk, on its worker's thread; no lock. `now_ns` is a ring's,
+  // coarse or not.
   void Begin(uint32_t chunk, uint32_t device_id, const BackendRequest& request, int64_t now_ns);
   void End(uint32_t chunk) { entries_[chunk].since_ns.store(0, std::memory_order_relaxed); }
 

@@ -1,12 +1,12 @@
 #!/bin/bash
 # In a guest: measures three pairs of client and server round by round, and prints a table.
 #
-# Usage: measure_speed_in_guest.sh ROUNDS SECONDS ALWAYS_INVALIDATE [RDMA_POLL]   (see measure_speed)
+# Usage: measure_speed_in_guest.sh ROUNDS SECONDS ALWAYS_INVALIDATE RDMA_POLL CELLS   (see measure_speed)
 
 source testing/shell_test.sh
 source testing/guest/guest_lib.sh
 
-readonly ROUNDS=$1 RUNTIME=$2 ALWAYS_INVALIDATE=$3 RDMA_POLL=${4:-}
+readonly ROUNDS=$1 RUNTIME=$2 ALWAYS_INVALIDATE=$3 RDMA_POLL=$4 PATTERN=$5
 readonly SAMPLES=/out/samples
 
 # name, rw, block size, depth
@@ -105,6 +105,7 @@ measure() {
 
 for ((round = 1; round <= ROUNDS; ++round)); do
   for cell in "${CELLS[@]}"; do
+    [[ ${cell%%:*} =~ $PATTERN ]] || continue
     for target in "${TARGETS[@]}"; do measure "$cell" "$target" "$round"; done
   done
   log "round $round of $ROUNDS"
