@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
 #include "server/kept_places.h"
-#include "server/policy_opener.h"
 #include "server/session_policy.h"
 
 namespace rnbd::server {
@@ -29,7 +28,7 @@ ExportTable::Options ExportOptions(const config::ServerConfig& config) {
 BlockService::BlockService(const config::ServerConfig* config, DeviceSession::Threads threads)
     : config_(config),
       threads_(std::move(threads)),
-      exports_(ExportOptions(*config)),
+      disks_(ExportOptions(*config)),
       log_refusals_(std::chrono::seconds(5)) {}
 
 absl::Status BlockService::KeepPlaces() {
@@ -39,7 +38,7 @@ absl::Status BlockService::KeepPlaces() {
     spdlog::info("session {} had device {} open ({}): it is kept for it for {}",
                  writer.session_name, writer.device_name, AccessModeName(writer.mode),
                  absl::FormatDuration(config_->grace_period));
-    exports_.Keep(std::move(writer));
+    disks_.exports.Keep(std::move(writer));
   }
   return absl::OkStatus();
 }
@@ -58,8 +57,7 @@ absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> BlockService::OnSess
                          absl::StrCat("the server's configuration does not admit session \"",
                                       session.name, "\" from ", session.client.ToString()));
   }
-  auto opener =
-      std::make_unique<PolicyOpener>(config_, *entry, session.name, &exports_, &memory_disks_);
+  auto opener = std::make_unique<PolicyOpener>(config_, *entry, session.name, &disks_);
   return std::make_unique<DeviceSession>(session, std::move(opener), threads_,
                                          config_->stuck_after);
 }

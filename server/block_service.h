@@ -11,8 +11,7 @@
 #include "config/server_config.h"
 #include "rtrs/server_handler.h"
 #include "server/device_session.h"
-#include "server/export_table.h"
-#include "server/memory_backend.h"
+#include "server/policy_opener.h"
 
 namespace rnbd::server {
 
@@ -34,8 +33,7 @@ class BlockService final : public rtrs::ServerHandler {
  private:
   const config::ServerConfig* const config_;
   const DeviceSession::Threads threads_;
-  ExportTable exports_;
-  MemoryDisks memory_disks_;
+  SharedDisks disks_;
   LogEvery log_refusals_;
 };
 

@@ -67,6 +67,7 @@ DeviceSession::DeviceSession(const rtrs::ServerSessionInfo& info,
       tells_identity_((info.features & rtrs::kRecovery) != 0),
       opener_(std::move(opener)),
       device_thread_(threads.devices),
+      opening_(threads.opening),
       ios_(info.geometry.queue_depth),
       control_(threads.control),
       stuck_after_(stuck_after),
@@ -175,8 +176,8 @@ void DeviceSession::Io::OnDone(int error) {
   answered->Complete(error);
 }
 
-// The control path. OnOpen() and OnClose() are on the device thread; their session cannot go
-// meanwhile, for it has a request unanswered.
+// The control path. From OnOpen() to AnswerOpen() and from OnClose() to CloseDrained() the session
+// cannot go, for it has a request unanswered.
 
 void DeviceSession::OnSessionInfo(rtrs::ServerRequest* request) {
   absl::StatusOr<uint8_t> version = ParseSessInfo(request->user_message(), request->direction(),
@@ -203,11 +204,37 @@ void DeviceSession::OnOpen(rtrs::ServerRequest* request) {
     CompleteOnItsThread(request, StatusToErrno(open.status()));
     return;
   }
-  absl::StatusOr<OpenResponse> response = Open(*open);
+  // Section 4.2: a name that is open already gives the same id, and the mode that was asked for
+  // first.
+  auto known = devices_->by_name.find(open->dev_name);
+  if (known != devices_->by_name.end()) {
+    const Device& device = devices_->by_id.at(known->second);
+    AnswerOpen(request, *open, MakeOpenResponse(known->second, device.geometry, device.identity));
+    return;
+  }
+  std::vector<rtrs::ServerRequest*>& waiting = devices_->opening[open->dev_name];
+  waiting.push_back(request);
+  if (waiting.size() > 1) return;
+  opening_->Run([this, open = *open] {
+    // std::function wants to be copied.
+    auto opened = std::make_shared<absl::StatusOr<OpenedDevice>>(
+        opener_->Open(open.dev_name, open.access_mode));
+    device_thread_->Post([this, open, opened] { OnOpened(open, std::move(*opened)); });
+  });
+}
+
+void DeviceSession::OnOpened(const OpenRequest& open, absl::StatusOr<OpenedDevice> opened) {
+  const absl::StatusOr<OpenResponse> response = Take(open, std::move(opened));
+  auto waiting = devices_->opening.extract(open.dev_name);
+  for (rtrs::ServerRequest* request : waiting.mapped()) AnswerOpen(request, open, response);
+}
+
+void DeviceSession::AnswerOpen(rtrs::ServerRequest* request, const OpenRequest& open,
+                               const absl::StatusOr<OpenResponse>& response) {
   if (!response.ok()) {
     if (log_refusals_.Allow()) {
       spdlog::warn("session {}: refused to open device {} {}: {} ({} more not shown)", name_,
-                   open->dev_name, AccessModeName(open->access_mode), response.status(),
+                   open.dev_name, AccessModeName(open.access_mode), response.status(),
                    log_refusals_.TakeSuppressed());
     }
     CompleteOnItsThread(request, StatusToErrno(response.status()));
@@ -218,15 +245,9 @@ void DeviceSession::OnOpen(rtrs::ServerRequest* request) {
   CompleteOnItsThread(request, 0);
 }
 
-absl::StatusOr<OpenResponse> DeviceSession::Open(const OpenRequest& open) {
-  // Section 4.2: a name that is open already gives the same id, and the mode that was asked for
-  // first.
-  auto known = devices_->by_name.find(open.dev_name);
-  if (known != devices_->by_name.end()) {
-    const Device& device = devices_->by_id.at(known->second);
-    return MakeOpenResponse(known->second, device.geometry, device.identity);
-  }
-  ASSIGN_OR_RETURN(OpenedDevice opened, opener_->Open(open.dev_name, open.access_mode));
+absl::StatusOr<OpenResponse> DeviceSession::Take(const OpenRequest& open,
+                                                 absl::StatusOr<OpenedDevice> result) {
+  ASSIGN_OR_RETURN(OpenedDevice opened, std::move(result));
   DeviceGeometry geometry = Announce(opened.backend->geometry(), session_geometry_);
   RETURN_IF_ERROR(ValidateDeviceGeometry(geometry));
   ASSIGN_OR_RETURN(uint32_t id, slots_.Open(opened.backend.get(), geometry, opened.read_only));

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "common/blocking_calls.h"
 #include "common/logging.h"
 #include "common/ring.h"
 #include "common/rnbd_messages.h"
@@ -43,7 +44,7 @@ class DeviceOpener {
  public:
   virtual ~DeviceOpener() = default;
 
-  // On the device thread; may block. The failure's errno goes to the client.
+  // On a thread of its own, others beside it; may block. The failure's errno goes to the client.
   virtual absl::StatusOr<OpenedDevice> Open(absl::string_view device_name, AccessMode mode) = 0;
   // Control thread: whether a further path of the session may come from `client`.
   virtual absl::Status MayJoin(const rtrs::Address& client) = 0;
@@ -52,18 +53,20 @@ class DeviceOpener {
 // RNBD over one RTRS session (protocol page, sections 4 and 8): SESS_INFO, OPEN, IO and CLOSE.
 // Every request is answered.
 //
-// I/O stays on the worker that it came to. Whatever may block, opening and closing above all, runs
-// on the device thread; it and I/O meet in DeviceSlots only.
+// I/O stays on the worker that it came to. Devices come and go on the device thread; it and I/O
+// meet in DeviceSlots only. What opens a device may block, and does so on a thread of its own: a
+// disk that hangs is to hold up no other.
 class DeviceSession final : public rtrs::ServerSessionHandler {
  public:
   struct Threads {
     Ring* control = nullptr;  // where the session is made and destroyed
     Ring* devices = nullptr;
+    BlockingCalls* opening = nullptr;
     std::vector<Ring*> workers;
   };
 
-  // The rings outlive the session. Requests that have been at a disk for `stuck_after` are logged;
-  // never, if that is infinite.
+  // The threads outlive the session. Requests that have been at a disk for `stuck_after` are
+  // logged; never, if that is infinite.
   DeviceSession(const rtrs::ServerSessionInfo& info, std::unique_ptr<DeviceOpener> opener,
                 const Threads& threads, absl::Duration stuck_after);
   // Closes the devices, on the device thread, later.
@@ -94,6 +97,8 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
   struct Devices {
     std::map<uint32_t, Device> by_id;
     absl::flat_hash_map<std::string, uint32_t> by_name;  // of those that are not being closed
+    // Who waits for a device that is being opened, first the one whose mode it is.
+    absl::flat_hash_map<std::string, std::vector<rtrs::ServerRequest*>> opening;
   };
 
   void LookForStuckRequests();
@@ -101,7 +106,10 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
   int StartIo(rtrs::ServerRequest* request);
   void OnSessionInfo(rtrs::ServerRequest* request);
   void OnOpen(rtrs::ServerRequest* request);
-  absl::StatusOr<OpenResponse> Open(const OpenRequest& open);
+  void OnOpened(const OpenRequest& open, absl::StatusOr<OpenedDevice> opened);
+  absl::StatusOr<OpenResponse> Take(const OpenRequest& open, absl::StatusOr<OpenedDevice> opened);
+  void AnswerOpen(rtrs::ServerRequest* request, const OpenRequest& open,
+                  const absl::StatusOr<OpenResponse>& response);
   void OnClose(rtrs::ServerRequest* request);
   void CloseDrained(uint32_t id, rtrs::ServerRequest* request);
   static void CompleteOnItsThread(rtrs::ServerRequest* request, int error);
@@ -111,6 +119,7 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
   const bool tells_identity_;  // to a client that looks for it
   const std::unique_ptr<DeviceOpener> opener_;
   Ring* const device_thread_;
+  BlockingCalls* const opening_;
   // Of RNBD's protocol, as SESS_INFO agreed.
   std::atomic<uint8_t> version_{0};
   std::vector<Io> ios_;

@@ -3,6 +3,7 @@
 #include "server/device_session.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -644,6 +645,43 @@ TEST_F(DeviceSessionTest, AnOpenThatBlocksHoldsUpNoIo) {
   EXPECT_FALSE(open->done());
   go_on.Notify();
   EXPECT_EQ(open->Wait(), 0);
+}
+
+TEST_F(DeviceSessionTest, AnOpenThatBlocksHoldsUpNoOtherOpen) {
+  server_.Stop();
+  absl::Notification go_on;
+  absl::Notification blocked;
+  std::atomic<int> slow_opens = 0;
+  server_.on_open = [&](absl::string_view name, AccessMode) {
+    if (name == "slow") {
+      ++slow_opens;
+      blocked.Notify();
+      go_on.WaitForNotification();
+    }
+    return absl::OkStatus();
+  };
+  server_.AddDisk("slow", &other_disk_);
+  client_.reset();
+  server_.Start();
+  client_ = NewClient("blya");
+  const OpenMessage message = *MakeOpen("slow", AccessMode::kReadWrite);
+  auto first = client_->Begin(client_->control_lane(), Direction::kRead, MessageBytes(message),
+                              client_->data(sizeof(OpenResponse), 65536));
+  blocked.WaitForNotification();
+  // The same device again, as a client does that has lost a path meanwhile: opened once.
+  auto again = client_->Begin(client_->control_lane(), Direction::kRead, MessageBytes(message),
+                              client_->data(sizeof(OpenResponse), 66560));
+  const uint32_t id = client_->Open("disk0");
+  EXPECT_NE(id, UINT32_MAX);
+  EXPECT_EQ(client_->CloseDevice(id), 0);
+  auto other_client = NewClient("other");
+  EXPECT_NE(other_client->Open("disk0"), UINT32_MAX);
+  EXPECT_FALSE(first->done() || again->done());
+  go_on.Notify();
+  EXPECT_EQ(first->Wait(), 0);
+  EXPECT_EQ(again->Wait(), 0);
+  EXPECT_EQ(slow_opens.load(), 1);
+  EXPECT_EQ(other_disk_.opens(), 1);
 }
 
 // ---- The end of a session -----------------------------------------------------------------------

@@ -17,6 +17,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "common/blocking_calls.h"
 #include "common/logging.h"
 #include "common/process.h"
 #include "common/ring.h"
@@ -37,6 +38,9 @@ namespace {
 // Slots for registered buffers in each worker's ring: a session takes one for every 4 MiB of its
 // chunks.
 constexpr unsigned kRegisteredBuffers = 16384;
+
+// Devices that are being opened at a time: more than disks that hang at once.
+constexpr size_t kMostOpening = 32;
 
 rtrs::ServerOptions RtrsOptions(const config::ServerConfig& config) {
   rtrs::ServerOptions options;
@@ -68,7 +72,8 @@ class Program {
       workers_.push_back(std::move(worker));
     }
     service_ = std::make_unique<BlockService>(
-        &config_, DeviceSession::Threads{control_->ring(), device_thread_->ring(), rings});
+        &config_,
+        DeviceSession::Threads{control_->ring(), device_thread_->ring(), &opening_, rings});
     RETURN_IF_ERROR(service_->KeepPlaces());
     rtrs::StreamOptions stream;
     stream.payload_checksum = config_.payload_checksum;
@@ -134,6 +139,7 @@ class Program {
   std::unique_ptr<rtrs::AllFabrics> fabrics_;
   std::unique_ptr<BlockService> service_;
   std::unique_ptr<RingThread> device_thread_;
+  BlockingCalls opening_{kMostOpening};
   std::vector<std::unique_ptr<RingThread>> workers_;
   std::unique_ptr<rtrs::Server> server_;
   std::unique_ptr<RingThread> control_;

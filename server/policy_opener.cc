@@ -1,12 +1,14 @@
 #include "server/policy_opener.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
-#include "server/device_path.h"
+#include "common/unique_fd.h"
 #include "server/export_key.h"
 #include "server/io_uring_backend.h"
 #include "server/null_backend.h"
@@ -15,14 +17,25 @@
 
 namespace rnbd::server {
 
+// Among those who have the disk open. The lock of an open file lasts for as long as any of its
+// descriptors.
+struct PolicyOpener::Place {
+  explicit Place(SharedDisks* disks) : disks(disks) {}
+  ~Place() {
+    absl::MutexLock lock(&disks->writers);
+    locked.reset(-1);
+    lease.Release();
+  }
+
+  SharedDisks* const disks;
+  ExportTable::Lease lease;
+  UniqueFd locked;
+};
+
 PolicyOpener::PolicyOpener(const config::ServerConfig* config,
                            const config::ServerSessionConfig* entry, std::string session_name,
-                           ExportTable* exports, MemoryDisks* memory_disks)
-    : config_(config),
-      entry_(entry),
-      session_name_(std::move(session_name)),
-      exports_(exports),
-      memory_disks_(memory_disks) {}
+                           SharedDisks* disks)
+    : config_(config), entry_(entry), session_name_(std::move(session_name)), disks_(disks) {}
 
 absl::Status PolicyOpener::MayJoin(const rtrs::Address& client) {
   if (config_->FindSession(session_name_, client) == entry_) return absl::OkStatus();
@@ -38,16 +51,29 @@ absl::StatusOr<OpenedDevice> PolicyOpener::Open(absl::string_view device_name, A
   return OpenDeclared(name, mode);
 }
 
-absl::Status PolicyOpener::Lease(ExportKey key, const std::string& device_name, AccessMode mode,
-                                 OpenedDevice* opened, bool* first_writer) {
+absl::StatusOr<std::shared_ptr<PolicyOpener::Place>> PolicyOpener::TakePlace(
+    ExportKey key, const std::string& device_name, AccessMode mode) {
   ASSIGN_OR_RETURN(ExportTable::Lease lease,
-                   exports_->Acquire({std::move(key), mode, session_name_, device_name}));
-  *first_writer = lease.first_writer();
-  auto shared = std::make_shared<ExportTable::Lease>(std::move(lease));
-  opened->on_abandoned = [lease = shared.get()] { lease->Abandon(); };
-  opened->lease = std::move(shared);
-  opened->read_only = mode == AccessMode::kReadOnly;
+                   disks_->exports.Acquire({std::move(key), mode, session_name_, device_name}));
+  auto place = std::make_shared<Place>(disks_);
+  place->lease = std::move(lease);
+  return place;
+}
+
+absl::Status PolicyOpener::LockPlace(const DeviceFile& file, Place* place) {
+  RETURN_IF_ERROR(Annotate(LockForWriting(file.fd.get(), place->lease.first_writer()), file.path));
+  place->locked = UniqueFd(fcntl(file.fd.get(), F_DUPFD_CLOEXEC, 0));
+  if (!place->locked.valid())
+    return ErrnoToStatus(errno, absl::StrCat("keep ", file.path, " open"));
   return absl::OkStatus();
+}
+
+OpenedDevice PolicyOpener::MakeOpened(std::shared_ptr<Place> place, AccessMode mode) {
+  OpenedDevice opened;
+  opened.on_abandoned = [place = place.get()] { place->lease.Abandon(); };
+  opened.lease = std::move(place);
+  opened.read_only = mode == AccessMode::kReadOnly;
+  return opened;
 }
 
 absl::StatusOr<OpenedDevice> PolicyOpener::OpenPath(const std::string& device_name,
@@ -56,12 +82,13 @@ absl::StatusOr<OpenedDevice> PolicyOpener::OpenPath(const std::string& device_na
       DeviceFile file,
       OpenDeviceFile(SearchPathOf(entry_->dev_search_path, session_name_), device_name, mode));
   ASSIGN_OR_RETURN(ExportKey key, IdentifyExport(file.fd.get()));
-  OpenedDevice opened;
-  bool first_writer;
-  RETURN_IF_ERROR(Lease(std::move(key), device_name, mode, &opened, &first_writer));
-  if (mode != AccessMode::kReadOnly) {
-    RETURN_IF_ERROR(Annotate(LockForWriting(file.fd.get(), first_writer), file.path));
+  std::shared_ptr<Place> place;
+  {
+    absl::MutexLock lock(&disks_->writers);
+    ASSIGN_OR_RETURN(place, TakePlace(std::move(key), device_name, mode));
+    if (mode != AccessMode::kReadOnly) RETURN_IF_ERROR(LockPlace(file, place.get()));
   }
+  OpenedDevice opened = MakeOpened(std::move(place), mode);
   absl::StatusOr<std::unique_ptr<IoUringBackend>> backend =
       IoUringBackend::Open(std::move(file.fd), entry_->direct_io);
   if (!backend.ok()) return Annotate(backend.status(), file.path);
@@ -81,16 +108,16 @@ absl::StatusOr<OpenedDevice> PolicyOpener::OpenDeclared(const std::string& devic
     return ErrnoToStatus(ENOENT, absl::StrCat("no device \"", device_name, "\" among ",
                                               memory ? "memory_devices" : "null_devices"));
   }
-  OpenedDevice opened;
-  bool first_writer;
-  RETURN_IF_ERROR(Lease(NamedExport(memory ? "memory" : "null", device_name), device_name, mode,
-                        &opened, &first_writer));
+  ASSIGN_OR_RETURN(
+      std::shared_ptr<Place> place,
+      TakePlace(NamedExport(memory ? "memory" : "null", device_name), device_name, mode));
+  OpenedDevice opened = MakeOpened(std::move(place), mode);
   if (!memory) {
     opened.backend = std::make_unique<NullBackend>(device->size, opened.read_only);
     return opened;
   }
   ASSIGN_OR_RETURN(std::shared_ptr<MemoryDisk> disk,
-                   memory_disks_->FindOrCreate(device_name, device->size));
+                   disks_->memory.FindOrCreate(device_name, device->size));
   opened.backend = std::make_unique<MemoryBackend>(std::move(disk), opened.read_only);
   return opened;
 }

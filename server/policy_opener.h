@@ -3,18 +3,32 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "common/rnbd_messages.h"
 #include "config/server_config.h"
+#include "server/device_path.h"
 #include "server/device_session.h"
 #include "server/export_key.h"
 #include "server/export_table.h"
 #include "server/memory_backend.h"
 
 namespace rnbd::server {
+
+// What the sessions of a server share.
+struct SharedDisks {
+  explicit SharedDisks(ExportTable::Options options) : exports(std::move(options)) {}
+
+  ExportTable exports;
+  MemoryDisks memory;
+  // Held while a writer comes or goes: whether it is the first in the table and whether another
+  // process has the disk are one question.
+  absl::Mutex writers;
+};
 
 // Opens devices for one session as its entry of the configuration says: which names, in which
 // modes, from where; and shares the underlying disks with other sessions by RNBD's rules (protocol
@@ -23,22 +37,25 @@ class PolicyOpener final : public DeviceOpener {
  public:
   // All outlive the opener.
   PolicyOpener(const config::ServerConfig* config, const config::ServerSessionConfig* entry,
-               std::string session_name, ExportTable* exports, MemoryDisks* memory_disks);
+               std::string session_name, SharedDisks* disks);
 
   absl::StatusOr<OpenedDevice> Open(absl::string_view device_name, AccessMode mode) override;
   absl::Status MayJoin(const rtrs::Address& client) override;
 
  private:
-  absl::Status Lease(ExportKey key, const std::string& device_name, AccessMode mode,
-                     OpenedDevice* opened, bool* first_writer);
+  struct Place;
+
+  absl::StatusOr<std::shared_ptr<Place>> TakePlace(ExportKey key, const std::string& device_name,
+                                                   AccessMode mode);
+  absl::Status LockPlace(const DeviceFile& file, Place* place);
+  static OpenedDevice MakeOpened(std::shared_ptr<Place> place, AccessMode mode);
   absl::StatusOr<OpenedDevice> OpenPath(const std::string& device_name, AccessMode mode);
   absl::StatusOr<OpenedDevice> OpenDeclared(const std::string& device_name, AccessMode mode);
 
   const config::ServerConfig* const config_;
   const config::ServerSessionConfig* const entry_;
   const std::string session_name_;
-  ExportTable* const exports_;
-  MemoryDisks* const memory_disks_;
+  SharedDisks* const disks_;
 };
 
 }  // namespace rnbd::server

@@ -11,7 +11,7 @@ namespace rnbd::server {
 //
 // The lock belongs to the open file (fcntl(2), F_OFD_SETLK). The kernel holds an open file until
 // the last request on it has ended, also when its process has not been there for a while; so
-// whoever gets the lock knows that they have. On the device thread; does not wait.
+// whoever gets the lock knows that they have. Any thread; does not wait.
 //
 // `fd` is open for reading and writing. `first` says that no other open file of this process has
 // the disk open for writing: then no other process may. EBUSY if one has it still; OK where the

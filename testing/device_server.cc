@@ -217,7 +217,7 @@ absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> DeviceServer::OnSess
   if (!options_.tells_identity) info.features = 0;
   return std::make_unique<server::DeviceSession>(
       info, std::make_unique<Opener>(this),
-      server::DeviceSession::Threads{threads_.control()->ring(), device_thread_->ring(),
+      server::DeviceSession::Threads{threads_.control()->ring(), device_thread_->ring(), &opening_,
                                      threads_.workers()},
       options_.stuck_after);
 }

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "common/blocking_calls.h"
 #include "common/ring.h"
 #include "rtrs/address.h"
 #include "rtrs/fabric.h"
@@ -99,7 +100,7 @@ class DeviceServer final : private rtrs::ServerHandler {
   ~DeviceServer();
 
   void AddDisk(const std::string& name, TestDisk* disk);
-  // Asked before a disk is looked for, on the device thread, which it may block. Set while the
+  // Asked before a disk is looked for, on a thread of its own, which it may block. Set while the
   // server does not run.
   std::function<absl::Status(absl::string_view name, AccessMode mode)> on_open;
   // Asked when a session comes, on the control thread.
@@ -133,6 +134,7 @@ class DeviceServer final : private rtrs::ServerHandler {
   std::vector<rtrs::Address> addresses_;
   rtrs::TestThreads threads_;
   std::unique_ptr<RingThread> device_thread_;
+  BlockingCalls opening_{4};
   std::atomic<int> opens_{0};
   absl::Mutex mutex_;
   std::map<std::string, TestDisk*> disks_ ABSL_GUARDED_BY(mutex_);
