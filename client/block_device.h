@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/time/time.h"
 #include "common/rnbd_messages.h"
 
 namespace rnbd::client {
@@ -61,6 +62,11 @@ class BlockDevice {
   virtual AccessMode access_mode() const = 0;
   virtual uint32_t logical_block_size() const = 0;
   virtual uint32_t physical_block_size() const = 0;
+  // For how long a request may go without an answer while the device is open at its server. The
+  // answer is then no longer waited for; it is up to the caller. At least 1 s; infinite: for ever.
+  virtual absl::Duration io_timeout() const { return absl::InfiniteDuration(); }
+  // False while its requests wait for its server to come back.
+  virtual bool is_open() const { return true; }
 
   // On the thread of worker `worker`; never blocks. OnDone() may run before it returns. Ranges
   // beyond the end get EINVAL, writes to a `ro` device EROFS, operations that the server does not

@@ -6,9 +6,35 @@
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
+#include <chrono>
 #include <utility>
 
 namespace rnbd::client {
+namespace {
+
+constexpr std::chrono::seconds kLogInterval(5);
+
+bool IsChange(BlockOperation operation) {
+  return operation != BlockOperation::kRead && operation != BlockOperation::kFlush;
+}
+
+const char* NameOf(BlockOperation operation) {
+  switch (operation) {
+    case BlockOperation::kRead:
+      return "read";
+    case BlockOperation::kWrite:
+      return "write";
+    case BlockOperation::kFlush:
+      return "flush";
+    case BlockOperation::kDiscard:
+      return "discard";
+    case BlockOperation::kWriteZeroes:
+      return "write of zeroes";
+  }
+  return "request";
+}
+
+}  // namespace
 
 class DeviceRequests::Request final : public BlockRequest {
  public:
@@ -21,7 +47,9 @@ class DeviceRequests::Request final : public BlockRequest {
   uint8_t* small = nullptr;
   uint8_t* large = nullptr;
   bool waiting = false;
-  Request* next = nullptr;  // in the free list or a waiting queue
+  bool overdue = false;       // the kernel has its answer, the device has not given one
+  int64_t patient_since = 0;  // io_timeout counts from here; as started_ns
+  Request* next = nullptr;    // in the free list or a waiting queue
 };
 
 DeviceRequests::DeviceRequests(size_t worker, size_t capacity, Ring* ring, BufferPool* buffers,
@@ -32,7 +60,9 @@ DeviceRequests::DeviceRequests(size_t worker, size_t capacity, Ring* ring, Buffe
       devices_(devices),
       replies_(replies),
       capacity_(capacity),
-      requests_(new Request[capacity]()) {
+      requests_(new Request[capacity]()),
+      overdue_timer_(ring, [this] { LookForOverdue(); }),
+      log_overdue_(kLogInterval) {
   for (size_t i = capacity; i > 0; --i) {
     Request* request = &requests_[i - 1];
     request->owner = this;
@@ -46,6 +76,9 @@ DeviceRequests::~DeviceRequests() { assert(in_flight() == 0); }
 void DeviceRequests::Start(FuseMessage* message) {
   DeviceFile* file = devices_->Acquire(worker_, message->inode());
   if (file == nullptr) return replies_->Error(message->unique(), ENODEV);
+  if (file->has_overdue_changes() && message->opcode() != FUSE_READ) {
+    return Refuse(*message, file, ETIMEDOUT);
+  }
   switch (message->opcode()) {
     case FUSE_READ:
       return StartRead(*message, file);
@@ -166,6 +199,11 @@ DeviceRequests::Request* DeviceRequests::Allocate(const FuseMessage& message, De
   request->fua = false;
   request->no_unmap = false;
   request->span_count = 0;
+  request->patient_since = request->started_ns;
+  if (const absl::Duration timeout = file->device()->io_timeout();
+      timeout != absl::InfiniteDuration()) {
+    WatchFrom(timeout);
+  }
   in_flight_.store(in_flight_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   return request;
 }
@@ -173,7 +211,9 @@ DeviceRequests::Request* DeviceRequests::Allocate(const FuseMessage& message, De
 void DeviceRequests::Submit(Request* request) { request->file->device()->Submit(worker_, request); }
 
 void DeviceRequests::Finish(Request* request, int error) {
-  if (error != 0) {
+  if (std::exchange(request->overdue, false)) {
+    if (IsChange(request->operation)) request->file->OnOverdueChangeAnswered();
+  } else if (error != 0) {
     replies_->Error(request->unique, error);
   } else if (request->operation == BlockOperation::kRead) {
     replies_->Data(request->unique, request->spans[0].data, request->length);
@@ -221,10 +261,65 @@ void DeviceRequests::SubmitWaiting(Queue* queue) {
   }
 }
 
+// Four looks within the shortest timeout that there is.
+void DeviceRequests::WatchFrom(absl::Duration timeout) {
+  look_every_ = std::min(look_every_, timeout / 4);
+  if (!overdue_timer_.armed()) overdue_timer_.Arm(look_every_);
+}
+
+void DeviceRequests::LookForOverdue() {
+  bool anything = false;
+  for (size_t i = 0; i < capacity_; ++i) {
+    Request* request = &requests_[i];
+    if (request->file == nullptr || request->overdue) continue;
+    if (request->file->device()->io_timeout() == absl::InfiniteDuration()) continue;
+    anything = true;
+    LookAt(request);
+  }
+  if (anything) overdue_timer_.Arm(look_every_);
+}
+
+void DeviceRequests::LookAt(Request* request) {
+  const BlockDevice* device = request->file->device();
+  if (!device->is_open()) {
+    request->patient_since = ring_->now_ns();
+    return;
+  }
+  const auto waited = absl::Nanoseconds(ring_->now_ns() - request->patient_since);
+  if (waited >= device->io_timeout()) GiveUp(request);
+}
+
+void DeviceRequests::GiveUp(Request* request) {
+  const BlockDevice* device = request->file->device();
+  if (log_overdue_.Allow()) {
+    spdlog::warn(
+        "device {}: no answer to a {} of {} bytes at {} within io_timeout, {}: it fails ({} more "
+        "not shown)",
+        device->name(), NameOf(request->operation), request->length, request->offset,
+        absl::FormatDuration(device->io_timeout()), log_overdue_.TakeSuppressed());
+  }
+  replies_->Error(request->unique, ETIMEDOUT);
+  request->overdue = true;
+  if (IsChange(request->operation)) request->file->OnChangeOverdue();
+  if (!request->waiting) return;
+  request->waiting = false;
+  request->overdue = false;
+  TakeOut(request->length <= RequestMemory::kSmallBytes ? &waiting_small_ : &waiting_large_,
+          request);
+  Free(request);
+}
+
+void DeviceRequests::TakeOut(Queue* queue, Request* request) {
+  Request* before = nullptr;
+  for (Request* at = queue->first; at != request; at = at->next) before = at;
+  (before == nullptr ? queue->first : before->next) = request->next;
+  if (queue->last == request) queue->last = before;
+}
+
 void DeviceRequests::ForEachUnanswered(const std::function<void(const Unanswered&)>& visit) const {
   for (size_t i = 0; i < capacity_; ++i) {
     const Request& request = requests_[i];
-    if (request.file == nullptr) continue;
+    if (request.file == nullptr || request.overdue) continue;
     visit({request.operation, request.file->device(), request.offset, request.length,
            ring_->now_ns() - request.started_ns, request.waiting});
   }

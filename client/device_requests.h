@@ -8,11 +8,13 @@
 #include <memory>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "client/block_device.h"
 #include "client/device_table.h"
 #include "client/fuse_message.h"
 #include "client/fuse_replies.h"
 #include "client/request_memory.h"
+#include "common/logging.h"
 #include "common/ring.h"
 
 namespace rnbd::client {
@@ -30,6 +32,11 @@ namespace rnbd::client {
 //                   What lies behind the end is cut off; a ZERO_RANGE that would grow the file (no
 //                   KEEP_SIZE) gets ENOSPC. All else, plain allocation included, EOPNOTSUPP: it is
 //                   not known which blocks the server has allocated.
+//
+// A request that a device leaves without an answer for its io_timeout fails with ETIMEDOUT. Its
+// buffer stays with the device. What may have been written may be written yet: until the device has
+// answered, whatever would change it, or promise that it is durable, fails at once, so that nothing
+// newer is overtaken. Time in which the device is not open does not count.
 //
 // A read waits here while no buffer of its size is free. A write never does: it arrives in one.
 class DeviceRequests final : private Ring::Hook {
@@ -99,6 +106,12 @@ class DeviceRequests final : private Ring::Hook {
   void Submit(Request* request);
   void Finish(Request* request, int error);
   void SubmitWaiting(Queue* queue);
+  // io_timeout.
+  void WatchFrom(absl::Duration timeout);
+  void LookForOverdue();
+  void LookAt(Request* request);
+  void GiveUp(Request* request);
+  void TakeOut(Queue* queue, Request* request);
   void OnTurn() override;
 
   const size_t worker_;
@@ -114,6 +127,9 @@ class DeviceRequests final : private Ring::Hook {
   Queue waiting_small_;  // reads without a buffer, in the order of their arrival
   Queue waiting_large_;
   std::atomic<size_t> in_flight_{0};
+  Ring::Timer overdue_timer_;
+  absl::Duration look_every_ = absl::InfiniteDuration();
+  LogEvery log_overdue_;
 };
 
 }  // namespace rnbd::client

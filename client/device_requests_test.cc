@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "common/ring.h"
@@ -423,6 +424,138 @@ TEST_F(DeviceRequestsTest, ListsWhatIsUnanswered) {
   });
   EXPECT_EQ(1, count);
 }
+
+// ---- io_timeout
+// -----------------------------------------------------------------------------------
+
+class DeviceRequestsTimeoutTest : public DeviceRequestsTest {
+ protected:
+  DeviceRequestsTimeoutTest() {
+    FakeBlockDevice::Options options;
+    options.io_timeout = absl::Milliseconds(200);
+    UseDevice(options);
+    device_->SetCompletion(FakeBlockDevice::Completion::kHeld);
+  }
+
+  void TurnFor(absl::Duration time) {
+    const absl::Time end = absl::Now() + time;
+    while (absl::Now() < end) ring_->Turn(absl::Milliseconds(20));
+  }
+  absl::optional<Answer> NextWithin(absl::Duration time) {
+    const absl::Time end = absl::Now() + time;
+    absl::optional<Answer> answer = Next();
+    while (!answer.has_value() && absl::Now() < end) {
+      ring_->Turn(absl::Milliseconds(20));
+      answer = Next();
+    }
+    return answer;
+  }
+  void ExpectTimeout(uint64_t unique) {
+    const absl::optional<Answer> answer = NextWithin(absl::Seconds(20));
+    ASSERT_TRUE(answer.has_value());
+    EXPECT_EQ(unique, answer->unique);
+    EXPECT_EQ(ETIMEDOUT, answer->error);
+  }
+};
+
+TEST_F(DeviceRequestsTimeoutTest, FailsARequestThatIsNotAnsweredInTime) {
+  const absl::Time begin = absl::Now();
+  StartRead(0, 4096);
+  ExpectTimeout(last_unique_);
+  EXPECT_GE(absl::Now() - begin, absl::Milliseconds(200));
+  EXPECT_EQ(1U, requests_->in_flight()) << "its buffer is the device's until it answers";
+  device_->Finish();
+  Turn();
+  EXPECT_EQ(0U, requests_->in_flight());
+  EXPECT_FALSE(Next().has_value()) << "answered once";
+}
+
+TEST_F(DeviceRequestsTimeoutTest, LeavesAloneWhatIsAnsweredInTime) {
+  device_->SetCompletion(FakeBlockDevice::Completion::kAtOnce);
+  StartWrite(0, Pattern(512));
+  EXPECT_EQ(512U, ExpectWritten());
+  TurnFor(absl::Milliseconds(500));
+  EXPECT_FALSE(Next().has_value());
+}
+
+// What may have been written may be written yet, over whatever came behind it.
+TEST_F(DeviceRequestsTimeoutTest, NothingOvertakesAWriteThatTimedOut) {
+  StartWrite(0, Pattern(512));
+  ExpectTimeout(last_unique_);
+  device_->SetCompletion(FakeBlockDevice::Completion::kAtOnce);
+  device_->TakeSeen();
+  StartWrite(0, Pattern(512));
+  EXPECT_EQ(ETIMEDOUT, Expect().error);
+  StartFallocate(0, 512, kPunchHole);
+  EXPECT_EQ(ETIMEDOUT, Expect().error);
+  Handle(Head(FUSE_FSYNC));
+  EXPECT_EQ(ETIMEDOUT, Expect().error) << "it would promise too much";
+  EXPECT_TRUE(device_->TakeSeen().empty());
+  StartRead(0, 512);
+  EXPECT_EQ(0, Expect().error);
+  // From the moment of its answer on all is as before.
+  device_->Finish();
+  Turn();
+  StartWrite(0, Pattern(512));
+  EXPECT_EQ(512U, ExpectWritten());
+  Handle(Head(FUSE_FSYNC));
+  EXPECT_EQ(0, Expect().error);
+}
+
+TEST_F(DeviceRequestsTimeoutTest, AReadThatTimedOutStopsNoWrite) {
+  StartRead(0, 512);
+  ExpectTimeout(last_unique_);
+  device_->SetCompletion(FakeBlockDevice::Completion::kAtOnce);
+  StartWrite(0, Pattern(512));
+  EXPECT_EQ(512U, ExpectWritten());
+}
+
+// How long that may take is what io_hold says.
+TEST_F(DeviceRequestsTimeoutTest, TimeWithoutTheServerDoesNotCount) {
+  device_->SetOpen(false);
+  StartRead(0, 512);
+  TurnFor(absl::Milliseconds(600));
+  EXPECT_FALSE(Next().has_value());
+  device_->SetOpen(true);
+  ExpectTimeout(last_unique_);
+}
+
+TEST_F(DeviceRequestsTimeoutTest, AReadThatWaitsForABufferTimesOutWithThoseThatHaveThem) {
+  EXPECT_TRUE(StartRead(0, 65536));
+  EXPECT_TRUE(StartRead(0, 65536));
+  // Both large buffers are taken; as the reader would, but for a message that needs none.
+  FuseHead head = Head(FUSE_READ);
+  head.read.size = 65536;
+  FuseMessage message;
+  message.head = &head;
+  message.bytes = sizeof(head);
+  requests_->Start(&message);
+  for (int i = 0; i < 3; ++i) {
+    const absl::optional<Answer> answer = NextWithin(absl::Seconds(20));
+    ASSERT_TRUE(answer.has_value());
+    EXPECT_EQ(ETIMEDOUT, answer->error);
+  }
+  EXPECT_EQ(2U, requests_->in_flight());
+  EXPECT_EQ(2U, device_->held());
+  device_->Finish();
+  Turn();
+  Turn();
+  EXPECT_EQ(2U, device_->TakeSeen().size()) << "the third was never submitted";
+}
+
+TEST_F(DeviceRequestsTimeoutTest, AnotherDeviceGoesOn) {
+  StartWrite(0, Pattern(512));
+  const std::unique_ptr<FakeBlockDevice> wedged = std::move(device_);
+  const uint64_t unique = last_unique_;
+  UseDevice(FakeBlockDevice::Options());
+  ExpectTimeout(unique);
+  StartWrite(0, Pattern(512));
+  EXPECT_EQ(512U, ExpectWritten());
+  wedged->Finish();
+  Turn();
+}
+
+// ---- Load ---------------------------------------------------------------------------------------
 
 // A device whose requests end within Submit() while others wait for buffers.
 TEST_F(DeviceRequestsTest, ManyRequestsWithTinyLimitsAllEnd) {

@@ -23,6 +23,12 @@ class DeviceFile {
   BlockDevice* device() const { return device_; }
   uint64_t inode() const { return inode_; }
 
+  // Requests that have failed for want of an answer, may have changed the device or not, and may do
+  // so yet: until it has answered them, no other may change it. Any thread.
+  void OnChangeOverdue() { overdue_changes_.fetch_add(1); }
+  void OnOverdueChangeAnswered() { overdue_changes_.fetch_sub(1); }
+  bool has_overdue_changes() const { return overdue_changes_.load(std::memory_order_relaxed) > 0; }
+
  private:
   friend class DeviceTable;
   // Of one worker, and touched by its thread only.
@@ -37,6 +43,7 @@ class DeviceFile {
   BlockDevice* const device_;
   const uint64_t inode_;
   std::vector<Share> shares_;
+  std::atomic<uint32_t> overdue_changes_{0};
   std::atomic<size_t> busy_workers_;  // counts down once removed
   std::function<void()> done_;        // of Remove()
 };

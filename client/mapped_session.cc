@@ -49,6 +49,7 @@ absl::StatusOr<std::unique_ptr<MappedSession>> MappedSession::Create(
   }
   for (Device& device : mapped->devices_) {
     device.remote->AllowHolding(device.config->io_hold > absl::ZeroDuration());
+    device.remote->SetIoTimeout(device.config->io_timeout);
     if (mapped->devices_.size() > 1) device.remote->ShareSession();
     device.remote->OnLossTold(
         [observer, remote = device.remote.get(), control = environment.control] {

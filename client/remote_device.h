@@ -70,6 +70,9 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   // one not answer.
   void ShareSession() { shares_session_ = true; }
 
+  // Before the first request.
+  void SetIoTimeout(absl::Duration timeout) { io_timeout_ = timeout; }
+
   // Before the first request: `told` runs on a worker's thread when a FLUSH has failed because
   // writes before it may be lost. From then on the device is as it was opened last.
   void OnLossTold(std::function<void()> told) { loss_told_ = std::move(told); }
@@ -88,7 +91,7 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
     return access_mode_ != AccessMode::kReadOnly &&
            write_back_cache_.load(std::memory_order_relaxed);
   }
-  bool is_open() const { return id_.load(std::memory_order_acquire) != kClosed; }
+  bool is_open() const override { return id_.load(std::memory_order_acquire) != kClosed; }
   // Of the device at the server; only while it is open.
   uint32_t id() const { return static_cast<uint32_t>(id_.load(std::memory_order_acquire)); }
 
@@ -103,6 +106,7 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   AccessMode access_mode() const override { return access_mode_; }
   uint32_t logical_block_size() const override { return logical_block_size_; }
   uint32_t physical_block_size() const override { return physical_block_size_; }
+  absl::Duration io_timeout() const override { return io_timeout_; }
   void Submit(size_t worker, BlockRequest* request) override;
 
  private:
@@ -157,6 +161,7 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   UnflushedWrites unflushed_;
   DeviceShare share_;
   bool shares_session_ = false;
+  absl::Duration io_timeout_ = absl::InfiniteDuration();
   std::function<void()> loss_told_ = [] {};
   HeldRequests held_;
   std::atomic<bool> may_hold_{true};

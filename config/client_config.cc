@@ -47,8 +47,13 @@ void ReadReconnect(MapReader* reader, ClientSessionSettings* settings) {
                                        DurationToString(settings->reconnect_max)));
 }
 
-void ReadIoHold(MapReader* reader, absl::Duration* io_hold) {
-  reader->ReadDuration("io_hold", absl::ZeroDuration(), absl::InfiniteDuration(), io_hold);
+// Of a device, or what its devices have where they say nothing.
+template <typename Settings>
+void ReadWaits(MapReader* reader, Settings* settings) {
+  reader->ReadDuration("io_hold", absl::ZeroDuration(), absl::InfiniteDuration(),
+                       &settings->io_hold);
+  reader->ReadDuration("io_timeout", absl::Seconds(1), absl::InfiniteDuration(),
+                       &settings->io_timeout);
 }
 
 void ReadSettings(MapReader* reader, ClientSessionSettings* settings) {
@@ -57,7 +62,7 @@ void ReadSettings(MapReader* reader, ClientSessionSettings* settings) {
                                   {"min-inflight", PathPolicy::kMinInflight},
                                   {"min-latency", PathPolicy::kMinLatency}},
                                  &settings->policy);
-  ReadIoHold(reader, &settings->io_hold);
+  ReadWaits(reader, settings);
   ReadHeartbeat(reader, &settings->heartbeat);
   reader->ReadBool("trust_server_cache", &settings->trust_server_cache);
   reader->ReadDuration("connect_timeout", absl::Milliseconds(100), absl::Minutes(5),
@@ -144,6 +149,7 @@ class SessionsReader {
     MapReader reader(node, "a device", errors_);
     ClientDeviceConfig device;
     device.io_hold = session->settings.io_hold;
+    device.io_timeout = session->settings.io_timeout;
     device.origin.text = absl::StrCat(errors_->file(), ":", node.mark.line);
     if (const YamlNode* path = reader.Require("path", "what the server is asked for")) {
       reader.ReadText("path", "what the server is asked for", &device.path);
@@ -162,7 +168,7 @@ class SessionsReader {
          {AccessModeName(AccessMode::kReadWrite), AccessMode::kReadWrite},
          {AccessModeName(AccessMode::kMigration), AccessMode::kMigration}},
         &device.access);
-    ReadIoHold(&reader, &device.io_hold);
+    ReadWaits(&reader, &device);
     reader.ReadChoice<LoopAttach>("loop", {{"no", LoopAttach::kNo}, {"auto", LoopAttach::kAuto}},
                                   &device.loop);
     reader.Finish();

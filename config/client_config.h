@@ -33,6 +33,8 @@ struct ClientDeviceConfig {
   // How long a request waits while its device is not open at the server: 0 fails it at once,
   // InfiniteDuration waits.
   absl::Duration io_hold = absl::InfiniteDuration();
+  // How long a request of an open device may go without an answer before it fails.
+  absl::Duration io_timeout = absl::InfiniteDuration();
   LoopAttach loop = LoopAttach::kNo;
   Origin origin;
   friend bool operator==(const ClientDeviceConfig&, const ClientDeviceConfig&) = default;
@@ -41,7 +43,8 @@ struct ClientDeviceConfig {
 // What may be set for all sessions and for each of them.
 struct ClientSessionSettings {
   PathPolicy policy = PathPolicy::kMinInflight;
-  absl::Duration io_hold = absl::InfiniteDuration();  // default of the devices
+  absl::Duration io_hold = absl::InfiniteDuration();     // default of the devices
+  absl::Duration io_timeout = absl::InfiniteDuration();  // likewise
   HeartbeatOptions heartbeat = {absl::Seconds(1), absl::Seconds(5)};
   absl::Duration connect_timeout = absl::Seconds(30);      // of one path with all its connections
   absl::Duration reconnect_min = absl::Milliseconds(200);  // back-off between attempts

@@ -47,6 +47,11 @@ std::string HoldText(absl::Duration hold) {
   return absl::StrCat("while it is away, requests wait up to ", DurationToString(hold));
 }
 
+std::string TimeoutText(absl::Duration timeout) {
+  if (timeout == absl::InfiniteDuration()) return "";
+  return absl::StrCat(", and fail without an answer after ", DurationToString(timeout));
+}
+
 std::string DescribeSession(const ClientSessionConfig& session) {
   const ClientSessionSettings& settings = session.settings;
   std::string text = absl::StrCat("session ", session.name, " (", session.origin.text, ")\n");
@@ -66,7 +71,8 @@ std::string DescribeSession(const ClientSessionConfig& session) {
                   "\n");
   for (const ClientDeviceConfig& device : session.devices) {
     absl::StrAppend(&text, "  file ", device.name, " is ", device.path, ", ",
-                    AccessModeName(device.access), "; ", HoldText(device.io_hold), "\n");
+                    AccessModeName(device.access), "; ", HoldText(device.io_hold),
+                    TimeoutText(device.io_timeout), "\n");
   }
   if (session.devices.empty()) absl::StrAppend(&text, "  no devices\n");
   return text;

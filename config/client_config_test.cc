@@ -143,10 +143,10 @@ TEST(ClientConfig, ReadsTheExampleAsItIsMeant) {
   const ClientConfig config = Example("client.yaml");
   ASSERT_EQ(config.sessions.size(), 1u);
   EXPECT_EQ(config.sessions[0].name, "blya");
-  EXPECT_THAT(
-      config.sessions[0].devices,
-      ElementsAre(ClientDeviceConfig{"disk0.img", "disk0", AccessMode::kReadWrite,
-                                     absl::InfiniteDuration(), LoopAttach::kAuto, Origin()}));
+  EXPECT_THAT(config.sessions[0].devices,
+              ElementsAre(ClientDeviceConfig{"disk0.img", "disk0", AccessMode::kReadWrite,
+                                             absl::InfiniteDuration(), absl::InfiniteDuration(),
+                                             LoopAttach::kAuto, Origin()}));
 }
 
 TEST(ClientConfig, TheExampleWithAllKeysShowsTheDefaults) {
@@ -170,6 +170,7 @@ TEST(ClientConfig, ASessionsSettingsGoBeforeThoseOfTheFile) {
   const ClientSessionSettings& a = config.sessions.at(0).settings;
   EXPECT_EQ(a, (ClientSessionSettings{PathPolicy::kRoundRobin,
                                       absl::Seconds(10),
+                                      absl::InfiniteDuration(),
                                       {absl::Seconds(2), absl::Seconds(5)},
                                       absl::Seconds(7),
                                       absl::Seconds(1),
@@ -179,6 +180,7 @@ TEST(ClientConfig, ASessionsSettingsGoBeforeThoseOfTheFile) {
   const ClientSessionSettings& b = config.sessions.at(1).settings;
   EXPECT_EQ(b, (ClientSessionSettings{PathPolicy::kMinLatency,
                                       absl::Seconds(20),
+                                      absl::InfiniteDuration(),
                                       {absl::Seconds(2), absl::Seconds(8)},
                                       absl::Seconds(9),
                                       absl::Seconds(1),
@@ -293,7 +295,8 @@ TEST(ClientConfig, RefusesBadDevices) {
        "0, or "
        "forever"},
       {"path: x, size: 5",
-       "4:19: unknown key \"size\" in a device, expected one of path, name, access, io_hold, loop"},
+       "4:19: unknown key \"size\" in a device, expected one of path, name, access, io_hold, "
+       "io_timeout, loop"},
       {"path: x}, {path: x, name: y",
        "4:27: path: in this session \"x\" is taken already, on line 4"},
       {"path: x, name: n}, {path: y, name: n",
@@ -372,21 +375,22 @@ TEST(DescribeClient, TellsAPersonWhatWouldHappen) {
             "payload_checksum: only for servers that ask for it; log level: info\n"
             "rdma_poll: 20us\n"
             "SIGTERM lets requests finish for up to 4s\n"
-            "session near (config/examples/client-all-keys.yaml:26)\n"
+            "session near (config/examples/client-all-keys.yaml:27)\n"
             "  path tcp:192.0.2.2@tcp:192.0.2.1:1234\n"
             "  path tcp:[2001:db8::2]@tcp:[2001:db8::1]:1234\n"
             "  each request takes the path with the fewest requests in flight\n"
             "  connecting may take 30s, is tried again after 200ms to 5s\n"
             "  a path is dead after 5s without a sign of life, with a heartbeat every 1s\n"
-            "  file disk0 is disk0.img, rw; while it is away, requests wait\n"
+            "  file disk0 is disk0.img, rw; while it is away, requests wait, and fail "
+            "without an answer after 2m\n"
             "  file golden!debian.img is golden/debian.img, ro; while it is away, requests wait\n"
-            "session far (config/examples/client-all-keys.yaml:39)\n"
+            "session far (config/examples/client-all-keys.yaml:41)\n"
             "  path tcp:store.example.org:1234\n"
             "  connecting may take 1m, is tried again after 1s to 5m\n"
             "  a path is dead after 30s without a sign of life, with a heartbeat every 5s\n"
             "  no devices\n"
             "loop: auto is not in force for device disk0 "
-            "(config/examples/client-all-keys.yaml:31): attach a loop device with losetup --find "
+            "(config/examples/client-all-keys.yaml:32): attach a loop device with losetup --find "
             "--show --direct-io=on FILE\n");
 }
 
@@ -400,6 +404,19 @@ TEST(DescribeClient, TellsWhatBecomesOfRequestsWhileADeviceIsAway) {
               HasSubstr("file x is x, rw; while it is away, requests fail\n"));
   EXPECT_THAT(Describe(Parsed(WithDevice("path: x, io_hold: 90s"))),
               HasSubstr("file x is x, rw; while it is away, requests wait up to 90s\n"));
+}
+
+TEST(ClientConfigTest, TimesRequestsOutOnlyWhereItIsAsked) {
+  const ClientConfig config =
+      Parsed(absl::StrCat("io_timeout: 30s\nsessions:\n  - {name: a, ", kPaths,
+                          ", devices: [{path: x}, {path: y, io_timeout: forever}]}\n  - {name: b, ",
+                          kPaths, ", io_timeout: 5s, devices: [{path: x, name: z}]}\n"));
+  EXPECT_EQ(config.sessions[0].devices.at(0).io_timeout, absl::Seconds(30));
+  EXPECT_EQ(config.sessions[0].devices.at(1).io_timeout, absl::InfiniteDuration());
+  EXPECT_EQ(config.sessions[1].devices.at(0).io_timeout, absl::Seconds(5));
+  EXPECT_EQ(Parsed(WithDevice("path: x")).sessions[0].devices.at(0).io_timeout,
+            absl::InfiniteDuration());
+  EXPECT_THAT(Describe(config), HasSubstr("requests wait, and fail without an answer after 5s\n"));
 }
 
 TEST(ClientNotInForce, NamesLoop) {

@@ -96,6 +96,7 @@ memory_devices: {scratch: 1M}
 )"),
       Bytes(R"(policy: round-robin
 io_hold: 5s
+io_timeout: 9s
 reconnect: {min: 1s, max: 2m}
 sessions:
   - name: blya

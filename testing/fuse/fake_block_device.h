@@ -36,6 +36,7 @@ class FakeBlockDevice final : public client::BlockDevice {
     uint32_t physical_block_size = 4096;
     Content content = Content::kMemory;
     Completion completion = Completion::kAtOnce;
+    absl::Duration io_timeout = absl::InfiniteDuration();
   };
   // A request as it was submitted.
   struct Seen {
@@ -57,9 +58,12 @@ class FakeBlockDevice final : public client::BlockDevice {
   AccessMode access_mode() const override { return options_.access_mode; }
   uint32_t logical_block_size() const override { return options_.logical_block_size; }
   uint32_t physical_block_size() const override { return options_.physical_block_size; }
+  absl::Duration io_timeout() const override { return options_.io_timeout; }
+  bool is_open() const override { return open_.load(); }
   void Submit(size_t worker, client::BlockRequest* request) override;
 
   // Any thread, as all of the following.
+  void SetOpen(bool open) { open_.store(open); }
   void Resize(uint64_t size) { size_.store(size); }
   // Every request from now on ends with this errno and has no effect; 0: as usual.
   void FailWith(int error) { error_.store(error); }
@@ -85,6 +89,7 @@ class FakeBlockDevice final : public client::BlockDevice {
   const std::vector<Ring*> workers_;
   std::atomic<uint64_t> size_;
   std::atomic<int> error_{0};
+  std::atomic<bool> open_{true};
   std::atomic<Completion> completion_;
   std::atomic<bool> record_{false};
   absl::Mutex memory_mutex_;
