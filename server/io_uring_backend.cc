@@ -51,7 +51,10 @@ uint16_t AllowedPriority(uint16_t priority) {
 class IoUringBackend::Execution final : public Ring::Operation {
  public:
   Execution(IoUringBackend* backend, Ring* ring, BackendRequest* request)
-      : backend_(backend), ring_(ring), request_(request) {}
+      : backend_(backend),
+        ring_(ring),
+        request_(request),
+        force_async_(backend->submit_may_block_) {}
 
   void Start();
   void OnComplete(int32_t result, uint32_t flags) override;
@@ -104,7 +107,7 @@ class IoUringBackend::Execution final : public Ring::Operation {
   Step step_ = Step::kTransfer;
   DiscardMethod method_ = DiscardMethod::kNone;
   uint8_t retries_ = 0;
-  bool force_async_ = false;
+  bool force_async_;
 };
 
 void IoUringBackend::Submit(Ring* ring, BackendRequest* request) {

@@ -64,6 +64,9 @@ class IoUringBackend final : public Backend {
   Geometry geometry_;
   bool read_only_ = false;
   bool direct_io_ = false;
+  // Behind FUSE a direct read waits for the file system's program within the system call that
+  // submits it, whatever io_uring asks for; a program that hangs would hang the worker.
+  bool submit_may_block_ = false;
 
   // Learnt from the kernel's refusals; each only ever grows.
   std::atomic<DiscardMethod> discard_method_{DiscardMethod::kNone};

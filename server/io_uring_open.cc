@@ -3,8 +3,10 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,6 +29,11 @@ namespace {
 constexpr uint32_t kMaxFileDiscard = 1U << 30;
 // Small enough to be written out where nothing better works.
 constexpr uint32_t kMaxWrittenZeroes = 64U << 20;
+
+bool IsOnFuse(int fd) {
+  struct statfs status;
+  return fstatfs(fd, &status) == 0 && status.f_type == FUSE_SUPER_MAGIC;
+}
 
 bool SetFlags(int fd, int flags) { return fcntl(fd, F_SETFL, flags) == 0; }
 
@@ -111,6 +118,7 @@ absl::StatusOr<std::unique_ptr<IoUringBackend>> IoUringBackend::Open(UniqueFd fd
     backend->discard_method_ = discard ? DiscardMethod::kCommand : DiscardMethod::kNone;
     if (geometry.max_write_zeroes == 0) geometry.max_write_zeroes = kMaxWrittenZeroes;
   }
+  backend->submit_may_block_ = is_file && IsOnFuse(fd.get());
   backend->fd_ = std::move(fd);
   return backend;
 }
