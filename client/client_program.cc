@@ -121,6 +121,7 @@ absl::Status ClientProgram::RestoreFile(RemoteDevice* device, const MountState::
 absl::Status ClientProgram::StartThreads() {
   const auto workers = static_cast<size_t>(config_.workers);
   WarnIfFailed(BecomeIoFlusher());
+  WarnIfFailed(RefuseOomKill());
   ASSIGN_OR_RETURN(memory_,
                    RequestMemory::CreateIn(std::move(given_memory_), MemorySizes(config_)));
   ASSIGN_OR_RETURN(bounce_, UniqueMapping::Anonymous(workers * UnalignedIo::kBounceBytes));

@@ -115,6 +115,7 @@ void Keeper::PrepareUpgrade() {
 Keeper::Outcome Keeper::Run() {
   // Where this is not permitted, the process that serves has the same reason, and warns.
   static_cast<void>(BecomeIoFlusher());
+  static_cast<void>(RefuseOomKill());
   static_cast<void>(LockMemory());
   if (fuse_.valid()) OnMounted(std::move(fuse_));
   while (!outcome_.exit_status.has_value()) {

@@ -6,9 +6,9 @@
 namespace rnbd::client {
 
 // When memory is short the kernel writes dirty pages back, some of them through us. We must not
-// wait for that very writeback then. Both need privileges; a client that goes on without them
-// works, and may hang a machine that runs out of memory while it writes to one of its disks.
-// Messages say which privilege is missing.
+// wait for that very writeback then, nor be killed. All need privileges; a client that goes on
+// without them works, and may hang a machine that runs out of memory while it writes to one of its
+// disks. Messages say which privilege is missing.
 
 // Keeps every page of the process in memory, those of later allocations and threads too.
 absl::Status LockMemory();
@@ -16,6 +16,10 @@ absl::Status LockMemory();
 // Tells the kernel that this thread, and those it creates from now on, serve a block device: memory
 // they ask for is not obtained by writing to one. Before other threads are created.
 absl::Status BecomeIoFlusher();
+
+// The kernel kills other processes when memory is short, and those that this one starts neither:
+// what waits for a disk frees no memory by losing it.
+absl::Status RefuseOomKill();
 
 }  // namespace rnbd::client
 

@@ -92,5 +92,18 @@ TEST(MemoryPressureTest, BecomesAnIoFlusher) {
             }));
 }
 
+TEST(MemoryPressureTest, IsNotKilledForMemoryAndNeitherAreItsChildren) {
+  if (!HasCapability(CAP_SYS_RESOURCE)) GTEST_SKIP() << "needs CAP_SYS_RESOURCE";
+  EXPECT_EQ(0, InChild([] {
+              if (!RefuseOomKill().ok()) return 1;
+              return InChild([] {
+                std::ifstream file("/proc/self/oom_score_adj");
+                int adjustment = 0;
+                file >> adjustment;
+                return adjustment == -1000 ? 0 : 2;
+              });
+            }));
+}
+
 }  // namespace
 }  // namespace rnbd::client

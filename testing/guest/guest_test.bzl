@@ -1,6 +1,6 @@
 """Tests that run in a guest with the Linux kernel's own RNBD modules."""
 
-def guest_test(name, program = None, peer = None, links = 1, binaries = [], kernel = "6.1", memory = 1024, arguments = []):
+def guest_test(name, program = None, peer = None, links = 1, binaries = [], files = [], kernel = "6.1", memory = 1024, arguments = []):
     """A program that runs in a guest; see run_guest.
 
     Not sandboxed, because the guest is kept for the next test, outside of the output tree, and alone,
@@ -13,6 +13,7 @@ def guest_test(name, program = None, peer = None, links = 1, binaries = [], kern
       peer: what runs at the same time in a second guest, joined by networks.
       links: the number of these networks.
       binaries: programs of this tree that the guest has in its PATH.
+      files: of this tree that it has at the same place below /test, for instance what a script sources.
       kernel: "6.1" or "backports".
       memory: of the guest, in MiB.
       arguments: of the program.
@@ -23,7 +24,9 @@ def guest_test(name, program = None, peer = None, links = 1, binaries = [], kern
         args += ["--peer", "$(rootpath %s)" % peer, "--links", str(links)]
     for binary in binaries:
         args += ["--binary", "$(rootpath %s)" % binary]
-    data = {label: True for label in binaries + [program] + ([peer] if peer else [])}
+    for file in files:
+        args += ["--file", "$(rootpath %s):/test/$(rootpath %s)" % (file, file)]
+    data = {label: True for label in binaries + files + [program] + ([peer] if peer else [])}
     native.sh_test(
         name = name,
         size = "large",

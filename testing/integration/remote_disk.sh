@@ -16,10 +16,14 @@
 #   detach                      detaches $loop
 #   allocated_kib FILE          disk space that a file has
 
-bin=
-[[ -x server/rnbd-server ]] || bin=bazel-bin/
-RNBD_SERVER=${bin}server/rnbd-server
-RNBD_FUSE=${bin}client/rnbd-fuse
+if [[ -n ${GUEST:-} ]]; then
+  RNBD_SERVER=rnbd-server RNBD_FUSE=rnbd-fuse
+else
+  bin=
+  [[ -x server/rnbd-server ]] || bin=bazel-bin/
+  RNBD_SERVER=${bin}server/rnbd-server
+  RNBD_FUSE=${bin}client/rnbd-fuse
+fi
 # Not in $TEST_DIR: the path of a socket may have 107 bytes, and Bazel's directories lie deep.
 _sockets=$(mktemp -d /tmp/rnbd-test.XXXXXX)
 on_exit rm -rf "$_sockets"
