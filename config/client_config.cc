@@ -78,7 +78,10 @@ class SessionsReader {
 
   void Read(MapReader* reader) {
     constexpr absl::string_view kExpected = "sessions, as in - name: blya";
-    if (reader->Require("sessions", absl::StrCat("a list of ", kExpected)) == nullptr) return;
+    const YamlNode* sessions = reader->Require("sessions", absl::StrCat("a list of ", kExpected));
+    // All are made at run time.
+    if (sessions == nullptr || (sessions->kind == YamlNode::Kind::kList && sessions->items.empty()))
+      return;
     reader->ReadList("sessions", kExpected, [this](const YamlNode& node) { ReadSession(node); });
   }
 
@@ -245,9 +248,8 @@ absl::StatusOr<ClientConfig> ParseClientConfig(absl::string_view text, absl::str
   reader.ReadDuration("drain_timeout", absl::ZeroDuration(), absl::Minutes(10),
                       &config.drain_timeout);
   ReadLog(&reader, &config.log);
-  ClientSessionSettings defaults;
-  ReadSettings(&reader, &defaults);
-  SessionsReader(&config, defaults, &errors).Read(&reader);
+  ReadSettings(&reader, &config.defaults);
+  SessionsReader(&config, config.defaults, &errors).Read(&reader);
   reader.Finish();
   RETURN_IF_ERROR(errors.ToStatus());
   return config;

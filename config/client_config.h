@@ -52,6 +52,9 @@ struct ClientSessionSettings {
   // After the session was lost as a whole: whether a server that does not say so (a kernel server)
   // is believed to have kept what it acknowledged. Otherwise the next FLUSH fails.
   bool trust_server_cache = false;
+  // Not in the file: so many attempts in a row to connect a path may fail before it is left alone;
+  // -1: any number.
+  int max_reconnect_attempts = -1;
   friend bool operator==(const ClientSessionSettings&, const ClientSessionSettings&) = default;
 };
 
@@ -78,10 +81,11 @@ struct MountConfig {
 };
 
 struct ClientConfig {
-  std::vector<ClientSessionConfig> sessions;  // at least one
-  int workers = 1;                            // 1..kMaxWorkers, "auto" resolved
-  uint32_t queue_depth = 512;     // requests that a worker takes from the kernel; 64 at least
-  bool payload_checksum = false;  // stream fabrics; in force where either end asks for it
+  std::vector<ClientSessionConfig> sessions;
+  ClientSessionSettings defaults;  // of sessions that are made at run time
+  int workers = 1;                 // 1..kMaxWorkers, "auto" resolved
+  uint32_t queue_depth = 512;      // requests that a worker takes from the kernel; 64 at least
+  bool payload_checksum = false;   // stream fabrics; in force where either end asks for it
   absl::Duration rdma_poll = kDefaultRdmaPoll;
   RequestMemory request_memory;
   MountConfig mount;
@@ -90,6 +94,9 @@ struct ClientConfig {
 
   friend bool operator==(const ClientConfig&, const ClientConfig&) = default;
 };
+
+// Of max_reconnect_attempts, as in the kernel.
+inline constexpr int kMaxReconnectAttempts = 9999;
 
 // Paths of one session at the most (protocol page, section 0.1).
 inline constexpr size_t kMaxPaths = 128;
