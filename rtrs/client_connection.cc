@@ -48,6 +48,7 @@ void ClientConnection::Send(ClientRequest* request, uint32_t permit) {
   std::memcpy(header, request->user_message.data(), user_length);
   const uint32_t trailer_length = WriteTrailers(*request, data_length, header + user_length);
 
+  Count(*request, data_length + user_length);
   const RemoteChunk& chunk = memory_->chunks[permit];
   WorkRequest work;
   work.opcode = Opcode::kWriteWithImmediate;
@@ -67,6 +68,12 @@ void ClientConnection::Send(ClientRequest* request, uint32_t permit) {
   work.spans[work.span_count++] = {header, user_length + trailer_length,
                                    memory_->headers.local_key};
   connection_->Post(work);
+}
+
+void ClientConnection::Count(const ClientRequest& request, uint32_t bytes) {
+  const bool read = request.direction == Direction::kRead;
+  PathCounters::Add(read ? &counters_->read_bytes : &counters_->write_bytes, bytes);
+  PathCounters::Add(read ? &counters_->reads : &counters_->writes, 1);
 }
 
 // Returns the bytes written behind the user message.
@@ -177,6 +184,7 @@ void ClientConnection::OnResponse(const Receipt& receipt) {
   ClientRequest* request = entry.request;
   entry.connection.store(nullptr, std::memory_order_relaxed);
   --in_flight_;
+  PathCounters::Add(&counters_->ended, 1);
   owner_->OnPermitFree(this, response->msg_id);
   // ECONNABORTED says that the request was lost, and only we can say that.
   const int error = response->error_number;
@@ -228,6 +236,8 @@ void ClientConnection::FailInFlight() {
     ClientRequest* request = entry.request;
     entry.connection.store(nullptr, std::memory_order_relaxed);
     --in_flight_;
+    PathCounters::Add(&counters_->ended, 1);
+    PathCounters::Add(&counters_->lost, 1);
     stranded_permits_.push_back(permit);
     request->OnDone(ECONNABORTED);
   }

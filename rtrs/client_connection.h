@@ -16,6 +16,7 @@
 #include "rtrs/fabric.h"
 #include "rtrs/immediate.h"
 #include "rtrs/messages.h"
+#include "rtrs/path_counters.h"
 
 namespace rnbd::rtrs {
 
@@ -101,8 +102,13 @@ class ClientConnectionOwner {
 class ClientConnection final : public ConnectionHandler {
  public:
   ClientConnection(uint16_t cid, size_t lane, Ring* ring, ClientConnectionOwner* owner,
-                   PathSignals* signals)
-      : cid_(cid), lane_(lane), ring_(ring), owner_(owner), signals_(signals) {}
+                   PathSignals* signals, PathCounters* counters)
+      : cid_(cid),
+        lane_(lane),
+        ring_(ring),
+        owner_(owner),
+        signals_(signals),
+        counters_(counters) {}
 
   uint16_t cid() const { return cid_; }
   // The number of the thread among the session's.
@@ -114,6 +120,8 @@ class ClientConnection final : public ConnectionHandler {
   uint32_t in_flight() const { return in_flight_; }
   // Of the path.
   int64_t latency_ns() const { return signals_->latency_ns.load(std::memory_order_relaxed); }
+  // Once established.
+  LocalEnd local_end() const { return connection_->local_end(); }
   // Permits of the requests that failed with the connection. The server may still be at work in
   // their chunks. Once the connection is down, on the control thread.
   const std::vector<uint32_t>& stranded_permits() const { return stranded_permits_; }
@@ -148,6 +156,7 @@ class ClientConnection final : public ConnectionHandler {
   void OnDisconnected(const absl::Status& why, absl::Span<const uint8_t> private_data) override;
 
  private:
+  void Count(const ClientRequest& request, uint32_t bytes);
   uint32_t WriteTrailers(const ClientRequest& request, uint32_t data_length, uint8_t* header) const;
   void TakeMessage(const Receipt& receipt);
   void OnResponse(const Receipt& receipt);
@@ -162,6 +171,7 @@ class ClientConnection final : public ConnectionHandler {
   Ring* const ring_;
   ClientConnectionOwner* const owner_;
   PathSignals* const signals_;
+  PathCounters* const counters_;  // of its lane
   std::unique_ptr<Connection> connection_;
   ClientTables* tables_ = nullptr;
   PathMemory* memory_ = nullptr;

@@ -49,21 +49,26 @@ ClientPath::ClientPath(ClientPathOwner* owner, Fabric* fabric, PathAddress addre
       heartbeat_timer_(control, [this] { OnHeartbeatTimer(); }),
       heartbeat_settings_(settings.heartbeat),
       heartbeat_(heartbeat_settings_),
-      permit_timer_(control, [this] { ReturnPermits(); }) {}
+      counters_(workers_.size() + 1),
+      permit_timer_(control, [this] { ReturnPermits(); }) {
+  local_end_.source.scheme = address_.destination.scheme;
+  if (address_.source.has_value()) local_end_.source = *address_.source;
+}
 
 ClientPath::~ClientPath() = default;
 
 bool ClientPath::MayFollow(State from, State to) {
   switch (from) {
     case State::kIdle:
-      return to == State::kConnecting || to == State::kClosed;
+    case State::kWaiting:
+      return to == State::kConnecting || to == State::kStopped || to == State::kClosed;
     case State::kConnecting:
       return to == State::kConnected || to == State::kDisconnecting;
     case State::kConnected:
       return to == State::kDisconnecting;
     case State::kDisconnecting:
-      return to == State::kWaiting || to == State::kClosed;
-    case State::kWaiting:
+      return to == State::kWaiting || to == State::kStopped || to == State::kClosed;
+    case State::kStopped:
       return to == State::kConnecting || to == State::kClosed;
     case State::kClosed:
       return false;
@@ -105,7 +110,8 @@ absl::Status ClientPath::AddConnection() {
   const size_t lane = cid == 0 ? workers_.size() : cid - 1;
   Ring* ring = cid == 0 ? control_ : workers_[lane];
   ClientConnectionOwner* owner = this;
-  auto connection = std::make_unique<ClientConnection>(cid, lane, ring, owner, &signals_);
+  auto connection =
+      std::make_unique<ClientConnection>(cid, lane, ring, owner, &signals_, &counters_[lane]);
   ConnectionLimits limits = cid == 0 ? kServiceLimits : IoLimits(acceptance_.geometry.queue_depth);
   ASSIGN_OR_RETURN(auto fabric_connection, fabric_->CreateConnection(ring, address_, domain_.get(),
                                                                      limits, connection.get()));
@@ -133,6 +139,7 @@ void ClientPath::OnConnectionEstablished(ClientConnection* connection,
 
 void ClientPath::Established(ClientConnection* connection, absl::Span<const uint8_t> private_data) {
   if (state_ != State::kConnecting) return;
+  if (connection->cid() == 0) local_end_ = connection->local_end();
   absl::Status next = TakeAcceptance(connection, private_data);
   if (next.ok()) {
     next = connections_.size() <= workers_.size() ? AddConnection() : SendInfoRequest();
@@ -219,6 +226,8 @@ void ClientPath::Ready() {
   Enter(State::kConnected);
   was_connected_ = true;
   failed_attempts_ = 0;
+  failed_connects_ = 0;
+  if (std::exchange(was_ever_connected_, true)) ++reconnects_;
   timer_.Cancel();
   heartbeat_ = Heartbeat(heartbeat_settings_);
   signals_.heard.store(true, std::memory_order_relaxed);
@@ -308,11 +317,89 @@ void ClientPath::AttemptOver() {
     std::exchange(closed_, nullptr)();
     return;
   }
+  if (!was_connected_) {
+    ++failed_connects_;
+    if (was_ever_connected_) ++failed_reconnects_;
+  }
+  if (ShouldStop()) {
+    stopping_ = false;
+    Enter(State::kStopped);
+    owner_->OnPathDown(this, was_connected_, why_, absl::InfiniteDuration());
+    return;
+  }
   Enter(State::kWaiting);
-  absl::Duration wait = NextWait();
+  absl::Duration wait = std::exchange(hurrying_, false) ? absl::ZeroDuration() : NextWait();
   timer_.Arm(wait);
   owner_->OnPathDown(this, was_connected_, why_, wait);
 }
+
+bool ClientPath::ShouldStop() const {
+  if (hurrying_) return false;
+  return stopping_ || (max_reconnect_attempts_ >= 0 && failed_connects_ >= max_reconnect_attempts_);
+}
+
+void ClientPath::Stop() {
+  hurrying_ = false;
+  switch (state_) {
+    case State::kConnecting:
+    case State::kConnected:
+      stopping_ = true;
+      Fail(ErrnoToStatus(ESHUTDOWN, "disconnected by a person"));
+      return;
+    case State::kDisconnecting:
+      stopping_ = true;
+      return;
+    case State::kIdle:
+    case State::kWaiting:
+      timer_.Cancel();
+      Enter(State::kStopped);
+      return;
+    case State::kStopped:
+    case State::kClosed:
+      return;
+  }
+}
+
+absl::Status ClientPath::Reconnect() {
+  switch (state_) {
+    case State::kConnected:
+      hurrying_ = true;
+      Fail(ErrnoToStatus(ECONNRESET, "connected anew by a person"));
+      break;
+    case State::kIdle:
+    case State::kWaiting:
+    case State::kStopped:
+      timer_.Cancel();
+      failed_attempts_ = 0;
+      failed_connects_ = 0;
+      StartAttempt();
+      break;
+    case State::kConnecting:
+    case State::kDisconnecting:
+    case State::kClosed:
+      return ErrnoToStatus(
+          EBUSY, absl::StrCat("connect path ", address_.ToString(), " anew while it connects"));
+  }
+  return absl::OkStatus();
+}
+
+PathTraffic ClientPath::AllTraffic() const {
+  PathTraffic sum;
+  for (const PathCounters& lane : counters_) lane.AddTo(&sum);
+  return sum;
+}
+
+PathTraffic ClientPath::traffic() const {
+  PathTraffic traffic = AllTraffic();
+  traffic.reads -= counted_.reads;
+  traffic.read_bytes -= counted_.read_bytes;
+  traffic.writes -= counted_.writes;
+  traffic.write_bytes -= counted_.write_bytes;
+  traffic.failovers -= counted_.failovers;
+  return traffic;
+}
+
+void ClientPath::ResetTraffic() { counted_ = AllTraffic(); }
 
 void ClientPath::ReturnPermits() {
   permit_timer_.Cancel();
@@ -368,6 +455,7 @@ void ClientPath::Close(std::function<void()> closed) {
       return;
     case State::kIdle:
     case State::kWaiting:
+    case State::kStopped:
       timer_.Cancel();
       Enter(State::kClosed);
       control_->Post(std::exchange(closed_, nullptr));

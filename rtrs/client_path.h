@@ -43,7 +43,7 @@ class ClientPathOwner {
   // All connections work, and every lane has its own.
   virtual void OnPathUp(ClientPath* path) = 0;
   // A connected path was lost, or an attempt to connect failed. The next attempt is `retry_in`
-  // away; infinite when the path was closed.
+  // away; infinite when the path was closed or stopped.
   virtual void OnPathDown(ClientPath* path, bool was_connected, const absl::Status& why,
                           absl::Duration retry_in) = 0;
   // Permits of requests that failed with an earlier connection of the path: the server has let go
@@ -78,6 +78,7 @@ class ClientPath final : private ClientConnectionOwner {
     kConnected,
     kDisconnecting,  // until the last connection is down
     kWaiting,        // for the next attempt
+    kStopped,        // for Reconnect(): nothing is attempted
     kClosed,
   };
 
@@ -89,6 +90,13 @@ class ClientPath final : private ClientConnectionOwner {
 
   // Begins to connect, once.
   void Connect();
+  // Takes the path down, and leaves it so until Reconnect(). ClientPathOwner::OnPathDown() comes
+  // where it was connecting or connected. Not after Close().
+  void Stop();
+  // Connects at once, anew where it is connected. EBUSY while it is connecting or going down.
+  absl::Status Reconnect();
+  // So many attempts in a row may fail before the path is stopped; -1: any number.
+  void set_max_reconnect_attempts(int count) { max_reconnect_attempts_ = count; }
   // Takes the path down for good; `closed` runs when no callback will come any more, and may
   // destroy the path.
   void Close(std::function<void()> closed);
@@ -96,6 +104,16 @@ class ClientPath final : private ClientConnectionOwner {
   State state() const { return state_; }
   const PathAddress& address() const { return address_; }
   absl::Duration latency() const { return heartbeat_.latency(); }
+  // Of the last connection 0 that was established; before the first, what the address says.
+  const LocalEnd& local_end() const { return local_end_; }
+
+  // Since the start, or the last reset. Connects that replaced a lost connection, and attempts that
+  // failed, as the kernel's stats/reconnects has them.
+  PathTraffic traffic() const;
+  uint64_t reconnects() const { return reconnects_; }
+  uint64_t failed_reconnects() const { return failed_reconnects_; }
+  void ResetTraffic();
+  void ResetReconnects() { reconnects_ = failed_reconnects_ = 0; }
 
   // Whether the server may still be at work on requests that were lost with the path. That ends
   // when it accepts this path anew, or has answered a FENCE; with a server that knows no FENCE,
@@ -124,6 +142,8 @@ class ClientPath final : private ClientConnectionOwner {
   void Down(ClientConnection* connection, const absl::Status& why);
   void Quiesce();
   void AttemptOver();
+  bool ShouldStop() const;
+  PathTraffic AllTraffic() const;
   void ReturnPermits();
   absl::Duration NextWait();
   void OnTimer();
@@ -154,6 +174,14 @@ class ClientPath final : private ClientConnectionOwner {
   State state_ = State::kIdle;
   uint16_t recon_cnt_ = 0;
   int failed_attempts_ = 0;
+  int failed_connects_ = 0;  // in a row
+  int max_reconnect_attempts_ = -1;
+  bool stopping_ = false;
+  bool hurrying_ = false;  // to the next attempt
+  uint64_t reconnects_ = 0;
+  uint64_t failed_reconnects_ = 0;
+  bool was_ever_connected_ = false;
+  LocalEnd local_end_;
   absl::Status why_;
   std::function<void()> closed_;
   Ring::Timer timer_;
@@ -161,6 +189,8 @@ class ClientPath final : private ClientConnectionOwner {
   HeartbeatSettings heartbeat_settings_;
   Heartbeat heartbeat_;
   PathSignals signals_;
+  std::vector<PathCounters> counters_;  // of each lane
+  PathTraffic counted_;                 // before the last reset
 
   // A chunk is not used again while the server may still work in it for a request that failed with
   // its connection: what it reads from disk would spoil the data of a later write. See

@@ -22,6 +22,9 @@ constexpr uint32_t kMaxServiceRequests = kServiceConnectionDepth / 2;
 // nothing, before it passes one to another lane that waits, which costs a message between threads.
 constexpr uint32_t kMaxPermitsKept = 8;
 
+// Of ReconnectPath().
+constexpr int kFurtherAttempts = 3;
+
 }  // namespace
 
 // On the control lane. One for each path, sent again when the path that carries it is lost too.
@@ -83,7 +86,8 @@ ClientSession::ClientSession(ClientSessionOptions options, Fabric* fabric, Ring*
       workers_(std::move(workers)),
       handler_(handler),
       uuid_(RandomUuid()),
-      lanes_(workers_.size() + 1) {
+      lanes_(workers_.size() + 1),
+      policy_(options_.policy) {
   for (size_t lane = 0; lane < lanes_.size(); ++lane) {
     const bool control = lane == control_lane();
     lanes_[lane].ring = control ? control_ : workers_[lane];
@@ -97,6 +101,7 @@ ClientSession::Path ClientSession::MakePath(const PathAddress& address) {
   Path made;
   made.path = std::make_unique<ClientPath>(owner, fabric_, address, uuid_, options_.name,
                                            options_.path, control_, workers_);
+  made.path->set_max_reconnect_attempts(max_reconnect_attempts_);
   made.fence = std::make_unique<FenceRequest>(this, made.path.get());
   return made;
 }
@@ -126,7 +131,90 @@ absl::Status ClientSession::AddPath(const PathAddress& address) {
   }
   paths_.push_back(MakePath(address));
   paths_.back().path->Connect();
+  handler_->OnPathsChanged();
   return absl::OkStatus();
+}
+
+void ClientSession::AddPath(const PathAddress& address,
+                            std::function<void(const absl::Status&)> done) {
+  const absl::Status added = AddPath(address);
+  if (!added.ok()) {
+    control_->Post([added, done = std::move(done)] { done(added); });
+    return;
+  }
+  paths_.back().when_attempted = [this, address,
+                                  done = std::move(done)](const absl::Status& status) {
+    if (!status.ok() && !closing_) static_cast<void>(RemovePath(address));
+    done(status);
+  };
+}
+
+std::vector<ClientPath*> ClientSession::Paths() const {
+  std::vector<ClientPath*> paths;
+  for (const Path& each : paths_) {
+    if (!each.removed) paths.push_back(each.path.get());
+  }
+  return paths;
+}
+
+ClientPath* ClientSession::FindPath(const PathAddress& address) const {
+  for (const Path& each : paths_) {
+    if (!each.removed && each.path->address() == address) return each.path.get();
+  }
+  return nullptr;
+}
+
+ClientSession::Path* ClientSession::Entry(const ClientPath* path) {
+  for (Path& each : paths_) {
+    if (each.path.get() == path) return &each;
+  }
+  return nullptr;
+}
+
+ClientSession::Path* ClientSession::EntryOf(const PathAddress& address) {
+  const ClientPath* path = FindPath(address);
+  return path == nullptr ? nullptr : Entry(path);
+}
+
+absl::Status ClientSession::NoPath(const PathAddress& address) const {
+  return ErrnoToStatus(ENOENT,
+                       absl::StrCat("session ", name(), " has no path ", address.ToString()));
+}
+
+// Later, for whoever is told may add and take away paths.
+void ClientSession::Tell(std::function<void(const absl::Status&)>* waiter,
+                         const absl::Status& status) {
+  if (*waiter == nullptr) return;
+  control_->Post([waiter = std::exchange(*waiter, nullptr), status] { waiter(status); });
+}
+
+void ClientSession::DisconnectPath(const PathAddress& address,
+                                   std::function<void(const absl::Status&)> done) {
+  Path* const entry = EntryOf(address);
+  if (entry == nullptr || closing_) return Tell(&done, NoPath(address));
+  Tell(&entry->when_stopped, ErrnoToStatus(EALREADY, "another one disconnects the path"));
+  entry->when_stopped = std::move(done);
+  entry->path->Stop();
+  if (entry->path->state() != ClientPath::State::kStopped) return;
+  Tell(&entry->when_attempted, ErrnoToStatus(ESHUTDOWN, "the path is disconnected"));
+  Tell(&entry->when_stopped, absl::OkStatus());
+  handler_->OnPathsChanged();
+}
+
+void ClientSession::ReconnectPath(const PathAddress& address,
+                                  std::function<void(const absl::Status&)> done) {
+  Path* const entry = EntryOf(address);
+  if (entry == nullptr || closing_) return Tell(&done, NoPath(address));
+  const absl::Status begun = entry->path->Reconnect();
+  if (!begun.ok()) return Tell(&done, begun);
+  Tell(&entry->when_attempted, ErrnoToStatus(EALREADY, "another one connects the path"));
+  entry->when_attempted = std::move(done);
+  entry->attempts_left = kFurtherAttempts;
+}
+
+void ClientSession::set_max_reconnect_attempts(int count) {
+  max_reconnect_attempts_ = count;
+  for (const Path& each : paths_) each.path->set_max_reconnect_attempts(count);
 }
 
 absl::Status ClientSession::RemovePath(const PathAddress& address) {
@@ -142,20 +230,22 @@ absl::Status ClientSession::RemovePath(const PathAddress& address) {
     }
   }
   if (found == nullptr) {
-    return ErrnoToStatus(ENOENT,
-                         absl::StrCat("session ", name(), " has no path ", address.ToString()));
+    return NoPath(address);
   }
   if (others == 0) {
     return ErrnoToStatus(
         EBUSY, absl::StrCat("path ", address.ToString(), " is the only one of session ", name()));
   }
   found->removed = true;
+  Tell(&found->when_attempted, ErrnoToStatus(ESHUTDOWN, "the path was taken away"));
+  Tell(&found->when_stopped, absl::OkStatus());
   spdlog::info("session {}: path {} is taken away", name(), address.ToString());
   found->path->Close([this] {
     if (closing_) return;
     ForgetRemovedPaths();
     ConnectIdlePath();
   });
+  handler_->OnPathsChanged();
   return absl::OkStatus();
 }
 
@@ -251,6 +341,7 @@ void ClientSession::OnPathUp(ClientPath* path) {
   if (!std::exchange(was_up_, true)) {
     published_tables_.store(tables_.get(), std::memory_order_release);
   }
+  Tell(&Entry(path)->when_attempted, absl::OkStatus());
   const bool first = connected_paths_.fetch_add(1, std::memory_order_acq_rel) == 0;
   for (const Path& other : paths_) {
     if (other.path->state() == ClientPath::State::kIdle) other.path->Connect();
@@ -261,18 +352,34 @@ void ClientSession::OnPathUp(ClientPath* path) {
     handler_->OnResendable();
   }
   SendFences();
+  handler_->OnPathsChanged();
 }
+
+namespace {
+
+std::string WhenNext(absl::Duration retry_in) {
+  if (retry_in == absl::InfiniteDuration()) return "it stays so";
+  return absl::StrCat("connecting again in ",
+                      absl::FormatDuration(absl::Trunc(retry_in, absl::Milliseconds(1))));
+}
+
+}  // namespace
 
 void ClientSession::OnPathDown(ClientPath* path, bool was_connected, const absl::Status& why,
                                absl::Duration retry_in) {
+  Path* const entry = Entry(path);
+  const bool stopped = path->state() == ClientPath::State::kStopped;
+  const bool attempted = stopped || (!was_connected && entry->attempts_left-- <= 0);
+  if (attempted) Tell(&entry->when_attempted, why);
+  if (stopped) Tell(&entry->when_stopped, absl::OkStatus());
   if (was_connected) {
     if (!closing_) {
-      spdlog::warn("session {}: path {} lost: {}; connecting again in {}", name(),
-                   path->address().ToString(), why.message(),
-                   absl::FormatDuration(absl::Trunc(retry_in, absl::Milliseconds(1))));
+      spdlog::warn("session {}: path {} lost: {}; {}", name(), path->address().ToString(),
+                   why.message(), WhenNext(retry_in));
     }
     if (connected_paths_.fetch_sub(1, std::memory_order_acq_rel) == 1) handler_->OnSessionDown(why);
     SendFences();
+    if (!closing_) handler_->OnPathsChanged();
     return;
   }
   if (closing_) return;
@@ -284,6 +391,10 @@ void ClientSession::OnPathDown(ClientPath* path, bool was_connected, const absl:
 void ClientSession::Close(std::function<void()> done) {
   closing_ = true;
   closed_ = std::move(done);
+  for (Path& each : paths_) {
+    Tell(&each.when_attempted, ErrnoToStatus(ESHUTDOWN, "the session is closed"));
+    Tell(&each.when_stopped, ErrnoToStatus(ESHUTDOWN, "the session is closed"));
+  }
   paths_to_close_ = paths_.size();
   for (const Path& each : paths_) {
     each.path->Close([this] {
@@ -355,6 +466,7 @@ bool ClientSession::HasRoom(const Lane& lane) {
 // By the policy, of those that have fewer requests in flight than they may; null when none has. The
 // one behind the last comes first, so that equals take turns.
 ClientConnection* ClientSession::ChooseConnection(Lane* lane) const {
+  const PathPolicy policy = this->policy();
   ClientConnection* best = nullptr;
   size_t chosen = 0;
   const size_t count = lane->connections.size();
@@ -362,7 +474,7 @@ ClientConnection* ClientSession::ChooseConnection(Lane* lane) const {
     const size_t index = (lane->last_chosen + step) % count;
     ClientConnection* connection = lane->connections[index];
     if (connection->in_flight() >= lane->max_in_flight) continue;
-    if (best != nullptr && !IsBetter(*connection, *best)) continue;
+    if (best != nullptr && !IsBetter(policy, *connection, *best)) continue;
     best = connection;
     chosen = index;
   }
@@ -370,8 +482,9 @@ ClientConnection* ClientSession::ChooseConnection(Lane* lane) const {
   return best;
 }
 
-bool ClientSession::IsBetter(const ClientConnection& one, const ClientConnection& other) const {
-  switch (options_.policy) {
+bool ClientSession::IsBetter(PathPolicy policy, const ClientConnection& one,
+                             const ClientConnection& other) {
+  switch (policy) {
     case PathPolicy::kRoundRobin:
       return false;
     case PathPolicy::kMinInflight:

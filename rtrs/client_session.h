@@ -48,6 +48,8 @@ class ClientSessionHandler {
   // An attempt to connect a path failed; the next one is `retry_in` away.
   virtual void OnConnectFailed(const PathAddress& path, const absl::Status& why,
                                absl::Duration retry_in) = 0;
+  // A path came up, went down, was added, or has gone.
+  virtual void OnPathsChanged() {}
 
  protected:
   ~ClientSessionHandler() = default;
@@ -84,9 +86,32 @@ class ClientSession final : private ClientPathOwner {
 
   // Control thread: connects a further path. EEXIST if the session has it.
   absl::Status AddPath(const PathAddress& address);
+  // The same, and tells how the first attempt ended, later on the control thread: a path that it
+  // does not connect is taken away again. ESHUTDOWN where Close() came first.
+  void AddPath(const PathAddress& address, std::function<void(const absl::Status&)> done);
   // Control thread: takes a path away; requests in flight on it fail with ECONNABORTED. ENOENT if
   // the session has no such path, EBUSY if it has no other.
   absl::Status RemovePath(const PathAddress& address);
+
+  // Control thread. Those that were not taken away; the one of this address, or nullptr. Pointers
+  // are good until the turn ends.
+  std::vector<ClientPath*> Paths() const;
+  ClientPath* FindPath(const PathAddress& address) const;
+  // Control thread: takes a path down, and leaves it so until ReconnectPath(). `done` runs later on
+  // the control thread, when it is down.
+  void DisconnectPath(const PathAddress& address, std::function<void(const absl::Status&)> done);
+  // Control thread: connects a path at once, anew where it is connected, and tells how the attempt
+  // ended; a few more are made where it fails, for the server may not be done with the path's
+  // earlier connections. EBUSY while it is connecting already.
+  void ReconnectPath(const PathAddress& address, std::function<void(const absl::Status&)> done);
+
+  // Control thread: so many attempts in a row to connect a path may fail before it is left
+  // disconnected; -1: any number.
+  int max_reconnect_attempts() const { return max_reconnect_attempts_; }
+  void set_max_reconnect_attempts(int count);
+  // Any thread; in force for the next request.
+  PathPolicy policy() const { return policy_.load(std::memory_order_relaxed); }
+  void set_policy(PathPolicy policy) { policy_.store(policy, std::memory_order_relaxed); }
 
   // On the thread of `lane`: sends the request over a connected path as soon as it has a permit.
   // Without a connected path it is done with ECONNABORTED. May complete within the call.
@@ -136,6 +161,10 @@ class ClientSession final : private ClientPathOwner {
     std::unique_ptr<ClientPath> path;
     std::unique_ptr<FenceRequest> fence;
     bool removed = false;
+    // Who waits for the end of an attempt, and for the path to be stopped.
+    std::function<void(const absl::Status&)> when_attempted;
+    int attempts_left = 0;  // that may fail before
+    std::function<void(const absl::Status&)> when_stopped;
   };
 
   ClientSession(ClientSessionOptions options, Fabric* fabric, Ring* control,
@@ -154,6 +183,10 @@ class ClientSession final : private ClientPathOwner {
   void OnConnectionLost(ClientConnection* connection) override;
 
   size_t AttemptsUnderWay() const;
+  Path* Entry(const ClientPath* path);
+  Path* EntryOf(const PathAddress& address);
+  void Tell(std::function<void(const absl::Status&)>* waiter, const absl::Status& status);
+  absl::Status NoPath(const PathAddress& address) const;
   void ConnectIdlePath();
   Path MakePath(const PathAddress& address);
   void SendFences();
@@ -161,7 +194,8 @@ class ClientSession final : private ClientPathOwner {
   void Quiesce();
   static bool HasRoom(const Lane& lane);
   ClientConnection* ChooseConnection(Lane* lane) const;
-  bool IsBetter(const ClientConnection& one, const ClientConnection& other) const;
+  static bool IsBetter(PathPolicy policy, const ClientConnection& one,
+                       const ClientConnection& other);
   void Wait(Lane* lane, ClientRequest* request);
   ClientRequest* NextWaiting(Lane* lane);
   bool SendWaiting(Lane* lane, uint32_t permit);
@@ -182,6 +216,8 @@ class ClientSession final : private ClientPathOwner {
   std::vector<Path> paths_;
   std::atomic<int> connected_paths_{0};
   std::atomic<int> unfenced_paths_{0};
+  std::atomic<PathPolicy> policy_;
+  int max_reconnect_attempts_ = -1;
   size_t paths_to_close_ = 0;
   bool closing_ = false;
   std::function<void()> closed_;

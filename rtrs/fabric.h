@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -143,6 +144,13 @@ struct ConnectionLimits {
   uint32_t windows = 0;        // of the domain, each of which is opened and closed in turn
 };
 
+// How a connection leaves this machine, for people.
+struct LocalEnd {
+  Address source;      // a port that the system chose is left out
+  std::string device;  // of RDMA; empty elsewhere
+  int port = 0;        // of the device
+};
+
 // One reliable, ordered connection: a queue pair.
 //
 // Mistakes of the caller close the connection as those of the peer do: ENOBUFS where the limits are
@@ -174,6 +182,9 @@ class Connection {
   virtual uint32_t OpenWindow(uint32_t) { return 0; }
   // Closes it, and reports OnWindowClosed().
   virtual void CloseWindow(uint32_t) {}
+
+  // Once established. What is not known is empty.
+  virtual LocalEnd local_end() const { return {}; }
 
   // Starts to close: what was posted before may or may not reach the peer, the reason does where
   // the fabric can carry it. Callable repeatedly; the first reason counts. A connection that is

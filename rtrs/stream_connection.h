@@ -63,6 +63,7 @@ class StreamConnection final : public Connection {
   void Accept(absl::Span<const uint8_t> private_data) override;
   void PostReceive(absl::Span<uint8_t> buffer, uint32_t count) override;
   void Post(const WorkRequest& request) override;
+  LocalEnd local_end() const override;
   void Disconnect(const absl::Status& reason) override;
 
  private:

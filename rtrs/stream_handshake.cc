@@ -253,6 +253,15 @@ void StreamConnection::Disconnect(const absl::Status& reason) {
 
 // The one way to the end: the first reason counts. A connection that has not begun may be on any
 // thread; Connect() or Accept() finds the reason.
+LocalEnd StreamConnection::local_end() const {
+  LocalEnd end;
+  absl::StatusOr<Address> address = LocalAddress(socket_.get(), path_.destination.scheme);
+  if (address.ok()) end.source = *std::move(address);
+  end.source.scheme = path_.destination.scheme;
+  end.source.port = path_.source.has_value() ? path_.source->port : 0;
+  return end;
+}
+
 void StreamConnection::Part(const absl::Status& why, bool say_goodbye) {
   if (!why_.ok()) return;
   why_ = why;

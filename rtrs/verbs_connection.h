@@ -62,6 +62,7 @@ class VerbsConnection final : public Connection {
   void Accept(absl::Span<const uint8_t> private_data) override;
   void PostReceive(absl::Span<uint8_t> buffer, uint32_t count) override;
   void Post(const WorkRequest& request) override;
+  LocalEnd local_end() const override;
   uint32_t OpenWindow(uint32_t number) override;
   void CloseWindow(uint32_t number) override;
   void Disconnect(const absl::Status& reason) override;

@@ -433,6 +433,18 @@ void VerbsConnection::Disconnect(const absl::Status& reason) {
 // The one way to the end: the first reason counts. A connection that has not begun may be on any
 // thread; Connect() or Accept() finds the reason. With the queue pair the device lets go of all
 // memory.
+LocalEnd VerbsConnection::local_end() const {
+  LocalEnd end;
+  if (id_.get() == nullptr || id_.get()->verbs == nullptr) return end;
+  absl::StatusOr<Address> address = FromRdmaAddress(rdma_get_local_addr(id_.get()));
+  if (address.ok()) end.source = *std::move(address);
+  end.source.scheme = path_.destination.scheme;
+  end.source.port = path_.source.has_value() ? path_.source->port : 0;
+  end.device = ibv_get_device_name(id_.get()->verbs->device);
+  end.port = id_.get()->port_num;
+  return end;
+}
+
 void VerbsConnection::Part(const absl::Status& why) {
   if (!why_.ok()) return;
   why_ = why;

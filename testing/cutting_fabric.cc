@@ -67,6 +67,7 @@ class CuttingFabric::CutConnection final : public Connection, public ConnectionH
       inner_->Post(request);
     }
   }
+  LocalEnd local_end() const override { return inner_->local_end(); }
   void Disconnect(const absl::Status& reason) override { inner_->Disconnect(reason); }
 
   void OnEstablished(absl::Span<const uint8_t> private_data) override {
