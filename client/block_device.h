@@ -59,6 +59,8 @@ class BlockDevice {
   // Any thread.
   virtual const std::string& name() const = 0;  // of the file in the mount
   virtual uint64_t size() const = 0;            // bytes
+  // Of the disk itself, where a person has given the device another size.
+  virtual uint64_t disk_size() const { return size(); }
   virtual AccessMode access_mode() const = 0;
   virtual uint32_t logical_block_size() const = 0;
   virtual uint32_t physical_block_size() const = 0;

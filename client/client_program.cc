@@ -10,6 +10,7 @@
 #include "absl/synchronization/notification.h"
 #include "client/device_table.h"
 #include "client/memory_pressure.h"
+#include "client/state_file.h"
 #include "common/logging.h"
 #include "common/status.h"
 
@@ -38,6 +39,7 @@ size_t ClientProgram::MemoryBytes(const config::ClientConfig& config) {
 }
 
 absl::StatusOr<ClientProgram::Mapping> ClientProgram::Map(const std::function<bool()>& give_up) {
+  RETURN_IF_ERROR(ReadStateFile());
   RETURN_IF_ERROR(StartThreads());
   RETURN_IF_ERROR(CreateSessions());
   StartSessions();
@@ -55,15 +57,37 @@ absl::StatusOr<ClientProgram::Mapping> ClientProgram::Map(const std::function<bo
   return mapping;
 }
 
+absl::Status ClientProgram::ReadStateFile() {
+  std::string text;
+  if (!state_file_.empty()) {
+    ASSIGN_OR_RETURN(text, client::ReadStateFile(state_file_));
+  }
+  const absl::StatusOr<config::ClientChanges> changes = config::ParseChanges(text, state_file_);
+  if (!changes.ok()) {
+    return Annotate(changes.status(), "what was changed at run time (--no-state leaves it out)");
+  }
+  Configure(*changes);
+  return state_->SetChanges(text);
+}
+
+void ClientProgram::Configure(const config::ClientChanges& changes) {
+  std::vector<std::string> left_out;
+  now_ = config::ApplyChanges(config_, changes, &left_out);
+  for (const std::string& sentence : left_out) spdlog::warn("{}", sentence);
+  journal_ = std::make_unique<MountJournal>(now_, state_);
+}
+
 void ClientProgram::StartSessions() {
-  control_->ring()->Post([this] {
-    for (const auto& session : sessions_) session->Start();
-  });
+  control_->ring()->Post([this] { mappings_->Start(); });
 }
 
 absl::StatusOr<size_t> ClientProgram::TakeOver(
     UniqueFd fuse, std::function<void(const absl::Status&)> on_unmounted) {
   ASSIGN_OR_RETURN(const MountState::Contents contents, state_->Read());
+  const absl::StatusOr<config::ClientChanges> changes =
+      config::ParseChanges(contents.changes, "the state of the mount");
+  WarnIfFailed(changes.status());
+  Configure(changes.value_or(config::ClientChanges{}));
   RETURN_IF_ERROR(StartThreads());
   RETURN_IF_ERROR(CreateSessions());
   mount_ = Mount::Adopt(contents.mount_point, contents.mount_id, std::move(fuse));
@@ -90,12 +114,10 @@ absl::StatusOr<size_t> ClientProgram::TakeOver(
 
 // nullptr where the configuration does not have it any more.
 RemoteDevice* ClientProgram::RestoreDevice(const MountState::Device& shown) {
-  if (journal_.IsConfigured(shown)) {
+  if (journal_->IsConfigured(shown)) {
     const DeviceFacts facts = {shown.size, shown.logical_block_size, shown.physical_block_size,
                                shown.identity};
-    for (const auto& session : sessions_) {
-      if (session->name() == shown.session) return session->Restore(shown.name, facts);
-    }
+    return mappings_->Restore(shown.session, shown.name, facts);
   }
   spdlog::warn("device {} (session {}, {}) is not configured any more; its file is gone",
                shown.name, shown.session, shown.path);
@@ -104,7 +126,7 @@ RemoteDevice* ClientProgram::RestoreDevice(const MountState::Device& shown) {
 }
 
 absl::Status ClientProgram::RestoreFile(RemoteDevice* device, const MountState::Device& shown) {
-  journal_.SetIdentity(shown.name, shown.identity);
+  journal_->SetIdentity(shown.name, shown.identity);
   Filesystem::FileFacts file;
   file.inode = shown.inode;
   file.device = device;
@@ -114,6 +136,7 @@ absl::Status ClientProgram::RestoreFile(RemoteDevice* device, const MountState::
   file.accessed = shown.accessed;
   file.modified = shown.modified;
   file.changed = shown.changed;
+  file.handles.insert(shown.handles.begin(), shown.handles.end());
   return Annotate(fuse_->filesystem()->RestoreDevice(device, file),
                   absl::StrCat("show device ", device->name(), " again"));
 }
@@ -150,13 +173,15 @@ absl::Status ClientProgram::CreateSessions() {
   environment.workers = worker_rings_;
   for (const auto& unaligned : unaligned_) environment.unaligned.push_back(unaligned.get());
   environment.memory = {memory_->span(), bounce_.span()};
+  Mappings::Host* host = this;
+  MappedSession::Observer* observer = this;
+  mappings_ = std::make_unique<Mappings>(config_, now_, host, observer);
+  attributes_ = std::make_unique<AttributeTree>(
+      [this](std::function<void()> task) { control_->ring()->Post(std::move(task)); });
+  control_tree_ = std::make_unique<ControlTree>(mappings_.get(), attributes_.get());
+  RETURN_IF_ERROR(mappings_->Create(environment));
   size_t devices = 0;
-  for (const config::ClientSessionConfig& session : config_.sessions) {
-    MappedSession::Observer* observer = this;
-    absl::StatusOr<std::unique_ptr<MappedSession>> mapped =
-        MappedSession::Create(session, environment, observer);
-    if (!mapped.ok()) return Annotate(mapped.status(), absl::StrCat("session ", session.name));
-    sessions_.push_back(*std::move(mapped));
+  for (const config::ClientSessionConfig& session : now_.sessions) {
     devices += session.devices.size();
   }
   absl::MutexLock lock(&mutex_);
@@ -166,12 +191,13 @@ absl::Status ClientProgram::CreateSessions() {
 
 // On the control thread.
 void ClientProgram::OnDeviceOpen(RemoteDevice* device) {
-  journal_.SetIdentity(device->name(), device->facts().identity);
+  journal_->SetIdentity(device->name(), device->facts().identity);
   absl::MutexLock lock(&mutex_);
   open_.push_back(device);
   failures_.erase(device->name());
   reported_.insert(device->name());
   if (mounted_) tree_thread_->ring()->Post([this, device] { WarnIfFailed(ShowDevice(device)); });
+  control_->ring()->Post([this] { OnChanged(); });
 }
 
 void ClientProgram::OnDeviceFailed(const std::string& session,
@@ -187,16 +213,70 @@ void ClientProgram::OnDeviceReopened(RemoteDevice* device) {
   // While the next FLUSH may still have to fail, the identity from before is what makes the next
   // process fail it too.
   if (!device->has_unflushed_writes()) {
-    journal_.SetIdentity(device->name(), device->facts().identity);
+    journal_->SetIdentity(device->name(), device->facts().identity);
   }
-  absl::MutexLock lock(&mutex_);
-  if (!mounted_) return;
-  tree_thread_->ring()->Post(
-      [this, device] { WarnIfFailed(fuse_->filesystem()->OnResized(device->name())); });
+  OnResized(device->name());
 }
 
 void ClientProgram::OnLossTold(RemoteDevice* device) {
-  journal_.SetIdentity(device->name(), device->facts().identity);
+  journal_->SetIdentity(device->name(), device->facts().identity);
+}
+
+// False where nothing is shown: not yet, or not any more.
+bool ClientProgram::PostToTree(std::function<void()> task) {
+  absl::MutexLock lock(&mutex_);
+  if (mounted_) tree_thread_->ring()->Post(std::move(task));
+  return mounted_;
+}
+
+// Runs `task` where it may wait, and tells its end on the control thread.
+void ClientProgram::OnTree(std::function<absl::Status()> task, Mappings::Done done) {
+  const bool posted = PostToTree([this, task = std::move(task), done] {
+    control_->ring()->Post([done, status = task()] { done(status); });
+  });
+  if (!posted) done(ErrnoToStatus(ESHUTDOWN, "the program ends"));
+}
+
+void ClientProgram::ShowFile(const std::string& session, const config::ClientDeviceConfig& config,
+                             RemoteDevice* device, Mappings::Done done) {
+  journal_->SetSource(session, config);
+  journal_->SetIdentity(device->name(), device->facts().identity);
+  OnTree([this, device] { return ShowDevice(device); }, std::move(done));
+}
+
+void ClientProgram::HideFile(const std::string& name, Mappings::Done done) {
+  const bool posted = PostToTree([this, name, done] {
+    const absl::Status hidden = fuse_->filesystem()->RemoveDevice(
+        name, [this, done] { control_->ring()->Post([done] { done(absl::OkStatus()); }); });
+    if (!hidden.ok()) control_->ring()->Post([done, hidden] { done(hidden); });
+  });
+  if (!posted) done(ErrnoToStatus(ESHUTDOWN, "the program ends"));
+}
+
+size_t ClientProgram::OpenCount(const std::string& name) {
+  return fuse_->filesystem()->OpenCount(name);
+}
+
+void ClientProgram::OnResized(const std::string& name) {
+  static_cast<void>(
+      PostToTree([this, name] { WarnIfFailed(fuse_->filesystem()->OnResized(name)); }));
+}
+
+// In memory for the next process, in the file for the next start: both of them, or nobody is told
+// that it is done.
+void ClientProgram::Keep(const std::string& changes, Mappings::Done done) {
+  WarnIfFailed(state_->SetChanges(changes));
+  if (state_file_.empty()) return done(absl::OkStatus());
+  OnTree(
+      [path = state_file_, changes] {
+        WarnIfFailed(WriteStateFile(path, changes));
+        return absl::OkStatus();
+      },
+      std::move(done));
+}
+
+void ClientProgram::OnChanged() {
+  if (control_tree_ != nullptr) control_tree_->Refresh();
 }
 
 absl::Status ClientProgram::ShowDevice(RemoteDevice* device) {
@@ -224,7 +304,8 @@ absl::Status ClientProgram::CreateFuse(std::function<void(const absl::Status&)> 
   options.requests_per_worker = std::max<size_t>(config_.queue_depth, 64);
   options.filesystem.owner = getuid();
   options.filesystem.group = getgid();
-  options.filesystem.journal = &journal_;
+  options.filesystem.journal = journal_.get();
+  options.filesystem.control = attributes_.get();
   ASSIGN_OR_RETURN(fuse_, FuseServer::Create(options, mount_->TakeFuse(), memory_.get(),
                                              worker_rings_, std::move(on_unmounted)));
   return absl::OkStatus();
@@ -251,6 +332,8 @@ absl::Status ClientProgram::End(bool leave) {
     absl::MutexLock lock(&mutex_);
     mounted_ = false;
   }
+  // Somebody waits for each of its tasks.
+  if (tree_thread_ != nullptr) tree_thread_->RunAndWait([] {});
   tree_thread_.reset();
   absl::Status result;
   // Half of the time for what applications wait for, the rest to make it durable and to take leave.
@@ -264,35 +347,28 @@ absl::Status ClientProgram::End(bool leave) {
   if (fuse_ != nullptr) result.Update(fuse_->Drain(absl::Seconds(1)));
   fuse_.reset();
   mount_.reset();
-  if (control_ != nullptr) control_->RunAndWait([this] { sessions_.clear(); });
+  if (control_ != nullptr) {
+    control_->RunAndWait([this] {
+      control_tree_.reset();
+      mappings_.reset();
+    });
+  }
   return result;
 }
 
 absl::Status ClientProgram::CloseSessions(absl::Time deadline) {
-  struct Closing {
-    absl::Mutex mutex;
-    size_t left ABSL_GUARDED_BY(mutex) = 0;
-    absl::Status status ABSL_GUARDED_BY(mutex);
-  } closing;
-  if (control_ == nullptr || sessions_.empty()) return absl::OkStatus();
-  {
-    absl::MutexLock lock(&closing.mutex);
-    closing.left = sessions_.size();
-  }
+  if (control_ == nullptr || mappings_ == nullptr) return absl::OkStatus();
+  absl::Status result;
+  absl::Notification closed;
   control_->RunAndWait([&] {
-    for (const auto& session : sessions_) {
-      session->Close(std::max(deadline - absl::Now(), absl::Milliseconds(100)),
-                     [&closing, name = session->name()](const absl::Status& status) {
-                       absl::MutexLock lock(&closing.mutex);
-                       closing.status.Update(Annotate(status, absl::StrCat("session ", name)));
-                       --closing.left;
-                     });
-    }
+    mappings_->CloseAll(std::max(deadline - absl::Now(), absl::Milliseconds(100)),
+                        [&](const absl::Status& status) {
+                          result = status;
+                          closed.Notify();
+                        });
   });
-  absl::MutexLock lock(&closing.mutex);
-  closing.mutex.Await(absl::Condition(
-      +[](size_t* left) { return *left == 0; }, &closing.left));
-  return closing.status;
+  closed.WaitForNotification();
+  return result;
 }
 
 }  // namespace rnbd::client

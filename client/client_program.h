@@ -14,16 +14,20 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "client/control_tree.h"
 #include "client/fuse_server.h"
 #include "client/mapped_session.h"
+#include "client/mappings.h"
 #include "client/mount.h"
 #include "client/mount_journal.h"
 #include "client/mount_state.h"
 #include "client/request_memory.h"
 #include "client/unaligned_io.h"
+#include "common/attribute_tree.h"
 #include "common/ring.h"
 #include "common/unique_fd.h"
 #include "common/unique_mapping.h"
+#include "config/client_changes.h"
 #include "config/client_config.h"
 #include "rtrs/all_fabrics.h"
 
@@ -35,7 +39,7 @@ namespace rnbd::client {
 //   Map(), MountDevices(), then Unmount() or Detach(), then Stop();
 //   or on a mount that an earlier process has served: TakeOver(), then the same;
 //   or instead of the end Leave(), for a later process to take over.
-class ClientProgram final : private MappedSession::Observer {
+class ClientProgram final : private MappedSession::Observer, private Mappings::Host {
  public:
   // What became of the configured devices.
   struct Mapping {
@@ -44,9 +48,14 @@ class ClientProgram final : private MappedSession::Observer {
   };
 
   // Both outlive the program, which keeps in `state` what a later process needs. `memory` is for
-  // requests, of at least MemoryBytes().
-  ClientProgram(const config::ClientConfig& config, MountState* state, UniqueMapping memory)
-      : config_(config), state_(state), journal_(config, state), given_memory_(std::move(memory)) {}
+  // requests, of at least MemoryBytes(). What people change at run time is kept in `state_file` for
+  // a later Map(), unless that is empty.
+  ClientProgram(const config::ClientConfig& config, MountState* state, UniqueMapping memory,
+                std::string state_file)
+      : config_(config),
+        state_(state),
+        state_file_(std::move(state_file)),
+        given_memory_(std::move(memory)) {}
   // After Stop(), or when Map() was never called.
   ~ClientProgram() = default;
 
@@ -89,6 +98,8 @@ class ClientProgram final : private MappedSession::Observer {
   absl::Status Leave();
 
  private:
+  absl::Status ReadStateFile();
+  void Configure(const config::ClientChanges& changes);
   absl::Status StartThreads();
   absl::Status CreateSessions();
   bool AllReported() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
@@ -102,16 +113,29 @@ class ClientProgram final : private MappedSession::Observer {
   absl::Status ShowDevice(RemoteDevice* device);
   absl::Status End(bool leave);
   absl::Status CloseSessions(absl::Time deadline);
+  bool PostToTree(std::function<void()> task);
+  void OnTree(std::function<absl::Status()> task, Mappings::Done done);
 
   void OnDeviceOpen(RemoteDevice* device) override;
   void OnDeviceFailed(const std::string& session, const config::ClientDeviceConfig& device,
                       const absl::Status& why) override;
   void OnDeviceReopened(RemoteDevice* device) override;
   void OnLossTold(RemoteDevice* device) override;
+  void OnPathsChanged() override { OnChanged(); }
+
+  void ShowFile(const std::string& session, const config::ClientDeviceConfig& config,
+                RemoteDevice* device, Mappings::Done done) override;
+  void HideFile(const std::string& name, Mappings::Done done) override;
+  size_t OpenCount(const std::string& name) override;
+  void OnResized(const std::string& name) override;
+  void Keep(const std::string& changes, Mappings::Done done) override;
+  void OnChanged() override;
 
   const config::ClientConfig& config_;
   MountState* const state_;
-  MountJournal journal_;
+  const std::string state_file_;
+  config::ClientConfig now_;  // with what was changed in earlier processes
+  std::unique_ptr<MountJournal> journal_;
   UniqueMapping given_memory_;  // until memory_ has it
 
   // Destroyed from the last to the first.
@@ -122,7 +146,9 @@ class ClientProgram final : private MappedSession::Observer {
   std::vector<std::unique_ptr<RingThread>> workers_;
   std::vector<Ring*> worker_rings_;
   std::vector<std::unique_ptr<UnalignedIo>> unaligned_;
-  std::vector<std::unique_ptr<MappedSession>> sessions_;
+  std::unique_ptr<Mappings> mappings_;
+  std::unique_ptr<AttributeTree> attributes_;
+  std::unique_ptr<ControlTree> control_tree_;
   std::unique_ptr<Mount> mount_;
   std::unique_ptr<FuseServer> fuse_;
   // For changes of the tree, in which the kernel may wait for a worker. Ends first: it uses all of

@@ -46,6 +46,10 @@ void ProcessWithLibfuse(fuse_session* session, absl::Span<uint8_t> request) {
   fuse_session_process_buf(session, &buffer);
 }
 
+// The kernel numbers requests without ever using a number twice; a request that it sends again has
+// bit 63 set.
+uint64_t HandleOf(const FuseMessage& message) { return message.unique() & ~(uint64_t{1} << 63); }
+
 timespec TimeToSet(int mask, int now_flag, const timespec& wanted) {
   return (mask & now_flag) != 0 ? Now() : wanted;
 }
@@ -162,7 +166,7 @@ absl::Status Filesystem::OnResized(absl::string_view name) {
 size_t Filesystem::OpenCount(absl::string_view name) const {
   absl::MutexLock lock(&mutex_);
   auto found = inodes_.find(std::string(name));
-  return found == inodes_.end() ? 0 : files_.at(found->second).opens;
+  return found == inodes_.end() ? 0 : files_.at(found->second).handles.size();
 }
 
 void Filesystem::Process(const FuseMessage& message, absl::Span<uint8_t> scratch) {
@@ -170,6 +174,7 @@ void Filesystem::Process(const FuseMessage& message, absl::Span<uint8_t> scratch
   if (message.opcode() == FUSE_OPEN && DeviceTable::IsDevice(message.inode())) {
     return Open(message);
   }
+  if (IsAttributes(message.inode()) && ProcessAttribute(message)) return;
   // libfuse wants a request in one piece.
   uint8_t* to = scratch.data();
   const auto append = [&to](const void* from, size_t bytes) {
@@ -221,20 +226,125 @@ void Filesystem::Open(const FuseMessage& message) {
     if (writes && found->second.device->access_mode() == AccessMode::kReadOnly) {
       return replies_->Error(message.unique(), EROFS);
     }
-    ++found->second.opens;
+    found->second.handles.insert(HandleOf(message));
+    WriteDown(found->second);
   }
   fuse_open_out out = {};
-  out.fh = message.inode();
+  out.fh = HandleOf(message);
   // Without the first, reads come from a cache that knows nothing of other writers; without the
   // second, writers of one file wait for each other.
   out.open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
   replies_->Data(message.unique(), &out, sizeof(out));
 }
 
-void Filesystem::Release(uint64_t inode) {
+void Filesystem::Release(uint64_t inode, uint64_t handle) {
   absl::MutexLock lock(&mutex_);
+  shown_.erase(handle);
   auto found = files_.find(inode);
-  if (found != files_.end() && found->second.opens > 0) --found->second.opens;
+  if (found != files_.end() && found->second.handles.erase(handle) > 0) WriteDown(found->second);
+}
+
+bool Filesystem::IsAttributes(uint64_t inode) const {
+  return options_.control != nullptr && AttributeTree::IsInode(inode);
+}
+
+// False for what libfuse is to answer.
+bool Filesystem::ProcessAttribute(const FuseMessage& message) {
+  switch (message.opcode()) {
+    case FUSE_OPEN:
+      OpenAttribute(message);
+      return true;
+    case FUSE_READ:
+      ReadAttribute(message);
+      return true;
+    case FUSE_WRITE:
+      WriteAttribute(message);
+      return true;
+    default:
+      return false;
+  }
+}
+
+void Filesystem::OpenAttribute(const FuseMessage& message) {
+  const absl::StatusOr<AttributeTree::Node> node = options_.control->Get(message.inode());
+  if (!node.ok()) return replies_->Error(message.unique(), StatusToErrno(node.status()));
+  if (node->kind == AttributeTree::Kind::kDirectory) {
+    return replies_->Error(message.unique(), EISDIR);
+  }
+  // Root too, as in sysfs.
+  const bool writes = (message.head->open.flags & O_ACCMODE) != O_RDONLY;
+  if (writes && (node->mode & 0222) == 0) return replies_->Error(message.unique(), EACCES);
+  fuse_open_out out = {};
+  out.fh = HandleOf(message);
+  out.open_flags = FOPEN_DIRECT_IO;
+  replies_->Data(message.unique(), &out, sizeof(out));
+}
+
+void Filesystem::ReadAttribute(const FuseMessage& message) {
+  const uint64_t unique = message.unique();
+  const uint64_t handle = message.head->read.fh;
+  const uint64_t offset = message.head->read.offset;
+  const uint64_t size = message.head->read.size;
+  std::string text;
+  if (offset > 0 && HasShown(handle, &text)) return AnswerRead(unique, text, offset, size);
+  unanswered_.fetch_add(1, std::memory_order_relaxed);
+  options_.control->Show(message.inode(), [this, unique, handle, offset, size](const auto& shown) {
+    if (shown.ok()) {
+      {
+        absl::MutexLock lock(&mutex_);
+        shown_[handle] = *shown;
+      }
+      AnswerRead(unique, *shown, offset, size);
+    } else {
+      replies_->Error(unique, StatusToErrno(shown.status()));
+    }
+    unanswered_.fetch_sub(1, std::memory_order_relaxed);
+  });
+}
+
+bool Filesystem::HasShown(uint64_t handle, std::string* text) const {
+  absl::MutexLock lock(&mutex_);
+  const auto found = shown_.find(handle);
+  if (found == shown_.end()) return false;
+  *text = found->second;
+  return true;
+}
+
+void Filesystem::AnswerRead(uint64_t unique, const std::string& text, uint64_t offset,
+                            uint64_t size) {
+  if (offset >= text.size()) return replies_->Ok(unique);
+  replies_->Data(unique, text.data() + offset, std::min<uint64_t>(size, text.size() - offset));
+}
+
+void Filesystem::WriteAttribute(const FuseMessage& message) {
+  static_assert(AttributeTree::kMaxText <= RequestMemory::kSmallBytes);
+  const uint64_t unique = message.unique();
+  const uint32_t size = message.head->write.size;
+  if (size != message.payload() || size > AttributeTree::kMaxText) {
+    return replies_->Error(unique, EINVAL);
+  }
+  std::string text(reinterpret_cast<const char*>(message.small), size);
+  unanswered_.fetch_add(1, std::memory_order_relaxed);
+  options_.control->Store(message.inode(), std::move(text),
+                          [this, unique, size](const absl::Status& status) {
+                            if (status.ok()) {
+                              fuse_write_out out = {};
+                              out.size = size;
+                              replies_->Data(unique, &out, sizeof(out));
+                            } else {
+                              replies_->Error(unique, StatusToErrno(status));
+                            }
+                            unanswered_.fetch_sub(1, std::memory_order_relaxed);
+                          });
+}
+
+absl::StatusOr<std::string> Filesystem::ReadLink(uint64_t inode) const {
+  if (!IsAttributes(inode)) return ErrnoToStatus(EINVAL, "read what is no link");
+  ASSIGN_OR_RETURN(AttributeTree::Node node, options_.control->Get(inode));
+  if (node.kind != AttributeTree::Kind::kLink) {
+    return ErrnoToStatus(EINVAL, "read what is no link");
+  }
+  return std::move(node.target);
 }
 
 ssize_t Filesystem::WriteReply(const iovec* parts, int count) {
@@ -248,7 +358,32 @@ ssize_t Filesystem::WriteReply(const iovec* parts, int count) {
   return replies_->Write(parts, count);
 }
 
-bool Filesystem::IsDirectory(uint64_t inode) const { return inode == kRoot; }
+bool Filesystem::IsDirectory(uint64_t inode) const {
+  if (!IsAttributes(inode)) return inode == kRoot;
+  const absl::StatusOr<AttributeTree::Node> node = options_.control->Get(inode);
+  return node.ok() && node->kind == AttributeTree::Kind::kDirectory;
+}
+
+struct stat Filesystem::NodeAttributes(const AttributeTree::Node& node) const {
+  struct stat attributes = RootAttributes();
+  attributes.st_ino = node.inode;
+  switch (node.kind) {
+    case AttributeTree::Kind::kDirectory:
+      attributes.st_mode = S_IFDIR | node.mode;
+      attributes.st_nlink = 2 + node.directories;
+      return attributes;
+    case AttributeTree::Kind::kLink:
+      attributes.st_mode = S_IFLNK | node.mode;
+      attributes.st_size = static_cast<off_t>(node.target.size());
+      break;
+    case AttributeTree::Kind::kAttribute:
+      attributes.st_mode = S_IFREG | node.mode;
+      attributes.st_size = AttributeTree::kMaxText;
+      break;
+  }
+  attributes.st_nlink = 1;
+  return attributes;
+}
 
 struct stat Filesystem::RootAttributes() const {
   struct stat attributes = {};
@@ -279,7 +414,14 @@ struct stat Filesystem::FileAttributes(uint64_t inode, const File& file) {
 }
 
 absl::StatusOr<struct stat> Filesystem::Lookup(uint64_t parent, absl::string_view name) const {
+  if (IsAttributes(parent)) {
+    ASSIGN_OR_RETURN(const AttributeTree::Node node, options_.control->Lookup(parent, name));
+    return NodeAttributes(node);
+  }
   if (!IsDirectory(parent)) return ErrnoToStatus(ENOTDIR, "look up a name");
+  if (options_.control != nullptr && name == kReservedName) {
+    return GetAttributes(options_.control->root());
+  }
   absl::MutexLock lock(&mutex_);
   auto found = inodes_.find(std::string(name));
   if (found == inodes_.end()) return NoEntry(name);
@@ -288,6 +430,10 @@ absl::StatusOr<struct stat> Filesystem::Lookup(uint64_t parent, absl::string_vie
 
 absl::StatusOr<struct stat> Filesystem::GetAttributes(uint64_t inode) const {
   if (inode == kRoot) return RootAttributes();
+  if (IsAttributes(inode)) {
+    ASSIGN_OR_RETURN(const AttributeTree::Node node, options_.control->Get(inode));
+    return NodeAttributes(node);
+  }
   absl::MutexLock lock(&mutex_);
   auto found = files_.find(inode);
   if (found == files_.end()) return NoDevice();
@@ -297,6 +443,12 @@ absl::StatusOr<struct stat> Filesystem::GetAttributes(uint64_t inode) const {
 absl::StatusOr<struct stat> Filesystem::SetAttributes(uint64_t inode, const struct stat& wanted,
                                                       int mask, bool by_handle) {
   if (inode == kRoot) return ErrnoToStatus(EPERM, "change the root of the mount");
+  if (IsAttributes(inode)) {
+    // A shell that redirects into an attribute cuts it off first.
+    constexpr int kRefused = FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
+    if ((mask & kRefused) == 0) return GetAttributes(inode);
+    return ErrnoToStatus(EPERM, "change mode or owner of a control file");
+  }
   absl::MutexLock lock(&mutex_);
   auto found = files_.find(inode);
   if (found == files_.end()) return NoDevice();
@@ -340,10 +492,25 @@ absl::StatusOr<Filesystem::Entry> Filesystem::NextEntry(uint64_t directory, uint
     self.st_ino = kBehindDotDot;
     return Entry{"..", self};
   }
-  absl::MutexLock lock(&mutex_);
-  auto next = files_.upper_bound(offset);
-  if (next == files_.end()) return ErrnoToStatus(ENOENT, "read beyond the last entry");
-  return Entry{next->second.device->name(), FileAttributes(next->first, next->second)};
+  if (directory != kRoot) return NextNode(directory, offset);
+  {
+    absl::MutexLock lock(&mutex_);
+    auto next = files_.upper_bound(offset);
+    if (next != files_.end()) {
+      return Entry{next->second.device->name(), FileAttributes(next->first, next->second)};
+    }
+  }
+  // Its inode number is larger than those of devices.
+  if (options_.control == nullptr || offset >= options_.control->root()) {
+    return ErrnoToStatus(ENOENT, "read beyond the last entry");
+  }
+  ASSIGN_OR_RETURN(const AttributeTree::Node node, options_.control->Get(options_.control->root()));
+  return Entry{std::string(kReservedName), NodeAttributes(node)};
+}
+
+absl::StatusOr<Filesystem::Entry> Filesystem::NextNode(uint64_t directory, uint64_t offset) const {
+  ASSIGN_OR_RETURN(const AttributeTree::Node node, options_.control->Next(directory, offset));
+  return Entry{node.name, NodeAttributes(node)};
 }
 
 }  // namespace rnbd::client

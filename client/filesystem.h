@@ -4,11 +4,13 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,13 +25,15 @@
 #include "client/device_table.h"
 #include "client/fuse_message.h"
 #include "client/fuse_replies.h"
+#include "common/attribute_tree.h"
 
 struct fuse_session;
 
 namespace rnbd::client {
 
-// The tree that the mount shows: a root directory with one regular file for each device. The
-// control path: every operation but those of DeviceRequests, through libfuse.
+// The tree that the mount shows: a root directory with one regular file for each device, and the
+// directory `sys` of the control tree. The control path: every operation but those of
+// DeviceRequests, through libfuse, or answered here where it is waited for.
 //
 // What a file does where files and block devices differ:
 //   - Opening for writing gets EROFS on a device of access mode `ro`.
@@ -42,6 +46,8 @@ namespace rnbd::client {
 //   - Mode, owner and times can be changed, for as long as the device is mapped; a `ro` device gets
 //     no write permission. Writing does not touch the times.
 //   - Nothing can be created, removed or renamed: EPERM.
+// What an attribute of the control tree does is what one of sysfs does: a read at the beginning
+// shows it, further ones go on in what was shown; each write stores it whole, wherever it is.
 //
 // Any thread, except where noted.
 class Filesystem {
@@ -56,6 +62,9 @@ class Filesystem {
     timespec accessed = {};
     timespec modified = {};
     timespec changed = {};
+    // Of those who have it open. A handle is the number of the request that opened the file, so
+    // that the same request, sent again, is the same handle.
+    std::set<uint64_t> handles;
   };
 
   // Writes down what the next process needs. Called on any thread, one call at a time, and before
@@ -78,6 +87,8 @@ class Filesystem {
     gid_t group = 0;
     // Outlives the object; may be nullptr.
     Journal* journal = nullptr;
+    // Shown as `sys`; outlives the object. nullptr: there is none.
+    AttributeTree* control = nullptr;
   };
 
   // The name in the root directory that no device can have.
@@ -117,13 +128,15 @@ class Filesystem {
   // Makes the kernel ask for the size again, which has changed. Not on a worker's thread.
   absl::Status OnResized(absl::string_view name);
 
-  // How often the file is open now, as far as it was opened since this process began; 0 without
-  // such a device.
+  // How often the file is open now; 0 without such a device.
   size_t OpenCount(absl::string_view name) const;
 
   // On a worker's thread: answers a request that DeviceRequests does not handle. `scratch` has room
   // for the largest request in one piece.
   void Process(const FuseMessage& message, absl::Span<uint8_t> scratch);
+
+  // Any thread: requests of the control tree that are taken and not answered.
+  size_t unanswered() const { return unanswered_.load(std::memory_order_relaxed); }
 
   // A copy of a directory entry.
   struct Entry {
@@ -138,17 +151,25 @@ class Filesystem {
   // The entry behind place `offset` of a directory: 0, or the inode number of the entry before.
   absl::StatusOr<Entry> NextEntry(uint64_t directory, uint64_t offset) const;
   bool IsDirectory(uint64_t inode) const;
-  void Release(uint64_t inode);
+  absl::StatusOr<std::string> ReadLink(uint64_t inode) const;
+  void Release(uint64_t inode, uint64_t handle);
   ssize_t WriteReply(const struct iovec* parts, int count);
 
  private:
-  struct File : FileFacts {
-    size_t opens = 0;
-  };
+  using File = FileFacts;
 
   Filesystem(const Options& options, DeviceTable* devices, FuseReplies* replies);
 
   void Open(const FuseMessage& message);
+  bool ProcessAttribute(const FuseMessage& message);
+  void OpenAttribute(const FuseMessage& message);
+  void ReadAttribute(const FuseMessage& message);
+  void WriteAttribute(const FuseMessage& message);
+  void AnswerRead(uint64_t unique, const std::string& text, uint64_t offset, uint64_t size);
+  bool HasShown(uint64_t handle, std::string* text) const;
+  bool IsAttributes(uint64_t inode) const;
+  struct stat NodeAttributes(const AttributeTree::Node& node) const;
+  absl::StatusOr<Entry> NextNode(uint64_t directory, uint64_t offset) const;
   void Initialize(const FuseMessage& message, absl::Span<uint8_t> request);
   void WriteDown(const File& file) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckNew(const std::string& name) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
@@ -167,6 +188,9 @@ class Filesystem {
   mutable absl::Mutex mutex_;
   std::map<uint64_t, File> files_ ABSL_GUARDED_BY(mutex_);  // by inode number
   absl::flat_hash_map<std::string, uint64_t> inodes_ ABSL_GUARDED_BY(mutex_);
+  // What attributes have shown, by handle.
+  absl::flat_hash_map<uint64_t, std::string> shown_ ABSL_GUARDED_BY(mutex_);
+  std::atomic<size_t> unanswered_{0};
 };
 
 }  // namespace rnbd::client

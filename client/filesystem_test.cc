@@ -158,7 +158,7 @@ TEST_F(FilesystemTest, ARemovedDeviceIsGone) {
   EXPECT_EQ(ENOENT, StatusToErrno(filesystem_->Lookup(kRoot, "disk0").status()));
   EXPECT_EQ(ENODEV, StatusToErrno(filesystem_->GetAttributes(inode).status()));
   EXPECT_EQ(ENOENT, StatusToErrno(filesystem_->RemoveDevice("disk0", [] {})));
-  filesystem_->Release(inode);  // of a file that was open: harmless
+  filesystem_->Release(inode, 7);  // of a file that was open: harmless
 }
 
 TEST_F(FilesystemTest, ANewDeviceOfAnOldNameIsAnotherFile) {

@@ -167,7 +167,7 @@ absl::Status FuseServer::Silence() {
 }
 
 size_t FuseServer::in_flight() const {
-  size_t sum = 0;
+  size_t sum = filesystem_->unanswered();
   for (const auto& worker : workers_) sum += worker->requests().in_flight();
   return sum;
 }
@@ -193,7 +193,7 @@ absl::Status FuseServer::Drain(absl::Duration bound) {
 }
 
 std::string FuseServer::DescribeOldest() {
-  std::string text = "none";
+  std::string text = "one of the control tree";
   int64_t greatest_age = -1;
   for (const auto& worker : workers_) {
     PostAndWait(worker->ring(), [&] {

@@ -4,8 +4,10 @@
 #include <linux/falloc.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
@@ -44,6 +46,7 @@ class FuseServerTest : public ::testing::TestWithParam<size_t> {
 
     FuseServer::Options options;
     options.requests_per_worker = 3;
+    options.filesystem.control = &control_;
     server_ = FuseServer::Create(options, kernel_.TakeServerEnd(), memory_.get(), rings,
                                  [this](const absl::Status& why) {
                                    end_ = why;
@@ -66,6 +69,27 @@ class FuseServerTest : public ::testing::TestWithParam<size_t> {
 
   // As it stands in a message: with the byte that ends it.
   static absl::string_view NameOf(const char* name) { return {name, strlen(name) + 1}; }
+
+  int Release(uint64_t inode, uint64_t handle) {
+    fuse_release_in in = {};
+    in.fh = handle;
+    return kernel_.Call(FUSE_RELEASE, inode, in).error;
+  }
+
+  uint64_t Lookup(uint64_t directory, const char* name) {
+    return kernel_.Call(FUSE_LOOKUP, directory, NameOf(name)).As<fuse_entry_out>().nodeid;
+  }
+
+  // Answers of attributes come when they are asked for.
+  AttributeTree control_{[this](std::function<void()> task) {
+    if (hold_control_) {
+      held_control_ = std::move(task);
+    } else {
+      task();
+    }
+  }};
+  std::atomic<bool> hold_control_{false};
+  std::function<void()> held_control_;
 
   // For answers of LOOKUP and the like; the reply is checked by its structure.
   FakeKernel kernel_;
@@ -106,6 +130,72 @@ TEST_P(FuseServerTest, ShowsTheDevice) {
   EXPECT_EQ(16U << 20, attributes.As<fuse_attr_out>().attr.size);
 }
 
+TEST_P(FuseServerTest, ShowsTheControlTree) {
+  AttributeTree::Attribute attribute;
+  attribute.show = [] { return std::string("open\n"); };
+  ASSERT_TRUE(control_.AddAttribute("block/disk0/state", attribute).ok());
+  ASSERT_TRUE(control_.AddLink("class/disk0", "../block/disk0").ok());
+  const uint64_t sys = Lookup(FUSE_ROOT_ID, "sys");
+  EXPECT_EQ(control_.root(), sys);
+  const uint64_t disk = Lookup(Lookup(sys, "block"), "disk0");
+  const auto state = kernel_.Call(FUSE_LOOKUP, disk, NameOf("state")).As<fuse_entry_out>();
+  EXPECT_EQ(unsigned{S_IFREG | 0444}, state.attr.mode);
+  EXPECT_EQ(0U, state.entry_valid);
+  const uint64_t link = Lookup(Lookup(sys, "class"), "disk0");
+  EXPECT_EQ("../block/disk0", kernel_.Call(FUSE_READLINK, link, "").data);
+  EXPECT_EQ(EACCES, kernel_.Open(state.nodeid, O_WRONLY).error);
+  EXPECT_EQ(0, kernel_.Open(state.nodeid, O_RDONLY).error);
+  EXPECT_EQ("open\n", kernel_.Read(state.nodeid, 0, 4096).data);
+  EXPECT_EQ("en\n", kernel_.Read(state.nodeid, 2, 4096).data);
+  EXPECT_EQ("", kernel_.Read(state.nodeid, 5, 4096).data);
+
+  fuse_read_in in = {};
+  in.size = 4096;
+  EXPECT_NE(std::string::npos, kernel_.Call(FUSE_READDIR, FUSE_ROOT_ID, in).data.find("sys"));
+  EXPECT_NE(std::string::npos, kernel_.Call(FUSE_READDIR, disk, in).data.find("state"));
+  ASSERT_TRUE(control_.Remove("block/disk0").ok());
+  EXPECT_EQ(ENODEV, kernel_.Read(state.nodeid, 0, 4096).error);
+  EXPECT_EQ(ENOENT, kernel_.Call(FUSE_GETATTR, state.nodeid, fuse_getattr_in{}).error);
+}
+
+TEST_P(FuseServerTest, StoresIntoTheControlTree) {
+  std::string stored;
+  AttributeTree::Attribute attribute;
+  attribute.mode = 0644;
+  attribute.store = [&stored](const std::string& text, const AttributeTree::StoreDone& done) {
+    stored = text;
+    done(text == "bad\n" ? ErrnoToStatus(EBUSY, "store") : absl::OkStatus());
+  };
+  ASSERT_TRUE(control_.AddAttribute("file", attribute).ok());
+  const uint64_t file = Lookup(control_.root(), "file");
+  EXPECT_EQ(0, kernel_.Open(file, O_WRONLY).error);
+  fuse_setattr_in cut = {};
+  cut.valid = FATTR_SIZE;
+  EXPECT_EQ(0, kernel_.Call(FUSE_SETATTR, file, cut).error);
+  cut.valid = FATTR_MODE;
+  EXPECT_EQ(EPERM, kernel_.Call(FUSE_SETATTR, file, cut).error);
+  const auto written = kernel_.Write(file, 0, "good\n");
+  EXPECT_EQ(5U, written.As<fuse_write_out>().size);
+  EXPECT_EQ("good\n", stored);
+  EXPECT_EQ(EBUSY, kernel_.Write(file, 0, "bad\n").error);
+  EXPECT_EQ(EINVAL, kernel_.Write(file, 0, std::string(4097, 'x')).error);
+  EXPECT_EQ(EISDIR, kernel_.Write(control_.root(), 0, "x").error);
+}
+
+// A command may take its time; whoever waits for it is counted as one who waits.
+TEST_P(FuseServerTest, WaitsForCommands) {
+  AttributeTree::Attribute attribute;
+  attribute.show = [] { return std::string("x\n"); };
+  ASSERT_TRUE(control_.AddAttribute("file", attribute).ok());
+  hold_control_ = true;
+  const uint64_t unique = kernel_.SendRead(Lookup(control_.root(), "file"), 0, 4096);
+  EXPECT_FALSE(kernel_.Wait(unique, absl::Milliseconds(50)).ok());
+  EXPECT_EQ(1U, server_->in_flight());
+  hold_control_ = false;
+  held_control_();
+  EXPECT_EQ("x\n", kernel_.Wait(unique)->data);
+}
+
 TEST_P(FuseServerTest, ListsTheDirectory) {
   fuse_read_in in = {};
   in.size = 4096;
@@ -115,21 +205,25 @@ TEST_P(FuseServerTest, ListsTheDirectory) {
   in.size = 24;  // too small for one entry
   EXPECT_EQ(0U, kernel_.Call(FUSE_READDIR, FUSE_ROOT_ID, in).data.size());
   in.size = 4096;
-  in.offset = inode_;
+  in.offset = control_.root();
   EXPECT_EQ(0U, kernel_.Call(FUSE_READDIR, FUSE_ROOT_ID, in).data.size());
   EXPECT_EQ(ENOTDIR, kernel_.Call(FUSE_READDIR, inode_, in).error);
 }
 
 TEST_P(FuseServerTest, OpensForDirectAndParallelWrites) {
   const auto reply = kernel_.Open(inode_, O_RDWR);
+  const uint64_t first = reply.As<fuse_open_out>().fh;
   EXPECT_EQ(0, reply.error);
   EXPECT_EQ(unsigned{FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES},
             reply.As<fuse_open_out>().open_flags);
   EXPECT_EQ(1U, server_->filesystem()->OpenCount("disk0"));
-  kernel_.Open(inode_, O_RDONLY);
+  const uint64_t second = kernel_.Open(inode_, O_RDONLY).As<fuse_open_out>().fh;
+  EXPECT_NE(first, second);
   EXPECT_EQ(2U, server_->filesystem()->OpenCount("disk0"));
-  EXPECT_EQ(0, kernel_.Call(FUSE_RELEASE, inode_, fuse_release_in{}).error);
-  EXPECT_EQ(0, kernel_.Call(FUSE_RELEASE, inode_, fuse_release_in{}).error);
+  EXPECT_EQ(0, Release(inode_, first));
+  EXPECT_EQ(0, Release(inode_, first)) << "sent again: nothing is to be done any more";
+  EXPECT_EQ(1U, server_->filesystem()->OpenCount("disk0"));
+  EXPECT_EQ(0, Release(inode_, second));
   EXPECT_EQ(0U, server_->filesystem()->OpenCount("disk0"));
   EXPECT_EQ(EISDIR, kernel_.Open(FUSE_ROOT_ID, O_RDONLY).error);
   EXPECT_EQ(ENODEV, kernel_.Open(inode_ + (1 << 16), O_RDONLY).error);

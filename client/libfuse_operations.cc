@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "client/block_device.h"
 #include "client/filesystem.h"
+#include "common/attribute_tree.h"
 #include "common/logging.h"
 #include "common/status.h"
 
@@ -44,12 +45,16 @@ void Initialize(void*, fuse_conn_info* connection) {
   connection->want &= ~static_cast<unsigned>(FUSE_CAP_WRITEBACK_CACHE);
 }
 
+// The control tree changes without being announced.
+double TimeoutOf(const struct stat& attributes) {
+  return AttributeTree::IsInode(attributes.st_ino) ? 0 : kTimeout;
+}
+
 fuse_entry_param EntryOf(const struct stat& attributes) {
   fuse_entry_param entry = {};
   entry.ino = attributes.st_ino;
   entry.attr = attributes;
-  entry.attr_timeout = kTimeout;
-  entry.entry_timeout = kTimeout;
+  entry.attr_timeout = entry.entry_timeout = TimeoutOf(attributes);
   return entry;
 }
 
@@ -58,7 +63,7 @@ void ReplyAttributes(fuse_req_t request, const absl::StatusOr<struct stat>& attr
     fuse_reply_err(request, StatusToErrno(attributes.status()));
     return;
   }
-  fuse_reply_attr(request, &*attributes, kTimeout);
+  fuse_reply_attr(request, &*attributes, TimeoutOf(*attributes));
 }
 
 void Lookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
@@ -86,9 +91,18 @@ void Open(fuse_req_t request, fuse_ino_t inode, fuse_file_info*) {
   fuse_reply_err(request, FilesystemOf(request)->IsDirectory(inode) ? EISDIR : ENOENT);
 }
 
-void Release(fuse_req_t request, fuse_ino_t inode, fuse_file_info*) {
-  FilesystemOf(request)->Release(inode);
+void Release(fuse_req_t request, fuse_ino_t inode, fuse_file_info* file) {
+  FilesystemOf(request)->Release(inode, file->fh);
   fuse_reply_err(request, 0);
+}
+
+void ReadLink(fuse_req_t request, fuse_ino_t inode) {
+  const absl::StatusOr<std::string> target = FilesystemOf(request)->ReadLink(inode);
+  if (target.ok()) {
+    fuse_reply_readlink(request, target->c_str());
+  } else {
+    fuse_reply_err(request, StatusToErrno(target.status()));
+  }
 }
 
 // Fills a reply of at most `size` bytes, with or without the attributes of each entry.
@@ -150,6 +164,7 @@ fuse_lowlevel_ops Operations() {
   operations.setattr = SetAttributes;
   operations.open = Open;
   operations.release = Release;
+  operations.readlink = ReadLink;
   operations.readdir = ReadDirectory;
   operations.readdirplus = ReadDirectoryPlus;
   operations.statfs = StatFilesystem;

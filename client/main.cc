@@ -22,6 +22,7 @@
 #include "client/mount.h"
 #include "client/service_manager.h"
 #include "client/serving.h"
+#include "client/state_file.h"
 #include "client/upgrade_port.h"
 #include "common/logging.h"
 #include "common/process.h"
@@ -34,6 +35,8 @@ DEFINE_bool(check, false, "check the configuration, print what it does, and end"
 DEFINE_bool(upgrade, false, "go on with this program where another version serves MOUNT");
 DEFINE_bool(foreground, false, "stay in the foreground");
 DEFINE_bool(f, false, "the same as --foreground");
+DEFINE_string(state, "", "where what is changed at run time is kept for the next start");
+DEFINE_bool(no_state, false, "keep nothing of what is changed at run time for the next start");
 DEFINE_string(o, "", "mount options, separated by commas: allow_other");
 
 namespace rnbd::client {
@@ -81,11 +84,18 @@ std::string Absolute(const std::string& path) {
   return absl::StrCat(directory, "/", path);
 }
 
+std::string StateFile(const std::string& mount_point) {
+  if (FLAGS_no_state) return std::string();
+  return FLAGS_state.empty() ? DefaultStateFile(mount_point) : Absolute(FLAGS_state);
+}
+
 // What another version of the program is called with, to serve the same. It stays where it is: in
 // the background already, or in the foreground.
 std::vector<std::string> ArgumentsForNext(const std::string& mount_point, bool allow_other) {
   std::vector<std::string> arguments = {mount_point, "--config", Absolute(FLAGS_config),
                                         "--foreground"};
+  if (FLAGS_no_state) arguments.emplace_back("--no_state");
+  if (!FLAGS_state.empty()) arguments.insert(arguments.end(), {"--state", Absolute(FLAGS_state)});
   if (allow_other) arguments.insert(arguments.end(), {"-o", "allow_other"});
   return arguments;
 }
@@ -103,7 +113,7 @@ int Upgrade(const std::string& mount_argument) {
 }
 
 int Keep(const config::ClientConfig& config, const std::string& mount_point, bool allow_other,
-         Inheritance inheritance, Background background) {
+         const std::string& state_file, Inheritance inheritance, Background background) {
   RaiseLimits();
   Keeper::Options options;
   options.mount_point = mount_point;
@@ -124,6 +134,7 @@ int Keep(const config::ClientConfig& config, const std::string& mount_point, boo
   serving.config = &config;
   serving.mount_point = mount_point;
   serving.allow_other = allow_other;
+  serving.state_file = state_file;
   return Serve(serving, *std::move(outcome.process), std::move(background));
 }
 
@@ -150,6 +161,7 @@ int Main(const std::string& mount_argument) {
   absl::Status logging = InitLogging({config->log.level});
   if (!logging.ok()) return Fail(logging);
 
+  const std::string state_file = StateFile(*mount_point);
   Background background;
   if (!FLAGS_foreground && !FLAGS_f) {
     absl::StatusOr<Background> entered = Background::Enter();
@@ -157,7 +169,8 @@ int Main(const std::string& mount_argument) {
     background = *std::move(entered);
     if (background.parent_exit_status().has_value()) return *background.parent_exit_status();
   }
-  return Keep(*config, *mount_point, *allow_other, *std::move(inheritance), std::move(background));
+  return Keep(*config, *mount_point, *allow_other, state_file, *std::move(inheritance),
+              std::move(background));
 }
 
 }  // namespace
@@ -165,7 +178,8 @@ int Main(const std::string& mount_argument) {
 
 int main(int argc, char** argv) {
   gflags::SetUsageMessage(
-      "rnbd-fuse MOUNT --config client.yaml [--foreground] [-o allow_other] [--check] [--upgrade]");
+      "rnbd-fuse MOUNT --config client.yaml [--foreground] [-o allow_other] [--check] [--upgrade] "
+      "[--state FILE | --no-state]");
   gflags::SetVersionString("0.1");
   gflags::ParseCommandLineFlags(&argc, &argv, /*remove_flags=*/true);
   if (argc != 2 && !(FLAGS_check && argc == 1)) {

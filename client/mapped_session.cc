@@ -9,6 +9,7 @@
 #include "common/logging.h"
 #include "common/status.h"
 #include "config/heartbeat_settings.h"
+#include "rtrs/ring_round.h"
 
 namespace rnbd::client {
 namespace {
@@ -39,27 +40,29 @@ absl::StatusOr<std::unique_ptr<MappedSession>> MappedSession::Create(
                                          std::move(options), environment.fabric,
                                          environment.control, environment.workers, mapped.get()));
   mapped->admin_->set_session(mapped->session_.get());
-  for (const config::ClientDeviceConfig& device : config.devices) {
-    Device added;
-    added.config = &device;
-    added.remote =
-        std::make_unique<RemoteDevice>(mapped->session_.get(), environment.workers,
-                                       environment.unaligned, device.name, device.access);
-    mapped->devices_.push_back(std::move(added));
-  }
-  for (Device& device : mapped->devices_) {
-    device.remote->AllowHolding(device.config->io_hold > absl::ZeroDuration());
-    device.remote->SetIoTimeout(device.config->io_timeout);
-    if (mapped->devices_.size() > 1) device.remote->ShareSession();
-    device.remote->OnLossTold(
-        [observer, remote = device.remote.get(), control = environment.control] {
-          control->Post([observer, remote] { observer->OnLossTold(remote); });
-        });
-    device.hold_timer = std::make_unique<Ring::Timer>(
-        environment.control,
-        [session = mapped.get(), device = &device] { session->OnHoldExpired(device); });
-  }
+  mapped->session_->set_max_reconnect_attempts(config.settings.max_reconnect_attempts);
+  for (const config::ClientDeviceConfig& device : config.devices) mapped->MakeDevice(device);
   return mapped;
+}
+
+MappedSession::Device* MappedSession::MakeDevice(const config::ClientDeviceConfig& config) {
+  devices_.push_back(std::make_unique<Device>());
+  Device* const device = devices_.back().get();
+  device->config = config;
+  device->remote = std::make_unique<RemoteDevice>(
+      session_.get(), environment_.workers, environment_.unaligned, config.name, config.access);
+  device->remote->AllowHolding(config.io_hold > absl::ZeroDuration());
+  device->remote->SetIoTimeout(config.io_timeout);
+  device->remote->OnLossTold(
+      [observer = observer_, remote = device->remote.get(), control = environment_.control] {
+        control->Post([observer, remote] { observer->OnLossTold(remote); });
+      });
+  device->hold_timer = std::make_unique<Ring::Timer>(environment_.control,
+                                                     [this, device] { OnHoldExpired(device); });
+  if (devices_.size() > 1) {
+    for (const auto& each : devices_) each->remote->ShareSession();
+  }
+  return device;
 }
 
 MappedSession::MappedSession(const config::ClientSessionConfig& config,
@@ -74,8 +77,9 @@ MappedSession::MappedSession(const config::ClientSessionConfig& config,
 MappedSession::~MappedSession() = default;
 
 RemoteDevice* MappedSession::Restore(const std::string& device_name, const DeviceFacts& facts) {
-  for (Device& device : devices_) {
-    if (device.config->name != device_name) continue;
+  for (const auto& each : devices_) {
+    Device& device = *each;
+    if (device.config.name != device_name) continue;
     device.remote->Restore(facts);
     device.was_open = true;
     device.reported = true;
@@ -86,7 +90,8 @@ RemoteDevice* MappedSession::Restore(const std::string& device_name, const Devic
 
 // What was restored is lost from here on.
 void MappedSession::Start() {
-  for (Device& device : devices_) {
+  for (const auto& each : devices_) {
+    Device& device = *each;
     if (device.was_open) BeginHolding(&device);
   }
   session_->Start();
@@ -95,15 +100,27 @@ void MappedSession::Start() {
 void MappedSession::OnConnectFailed(const rtrs::PathAddress& path, const absl::Status& why,
                                     absl::Duration retry_in) {
   if (closing_) return;
-  spdlog::warn("session {}: path {}: {}; trying again in {}", name(), path.ToString(), why,
-               absl::FormatDuration(absl::Trunc(retry_in, absl::Milliseconds(1))));
+  if (retry_in == absl::InfiniteDuration()) {
+    spdlog::warn("session {}: path {}: {}; it stays disconnected", name(), path.ToString(), why);
+  } else {
+    spdlog::warn("session {}: path {}: {}; trying again in {}", name(), path.ToString(), why,
+                 absl::FormatDuration(absl::Trunc(retry_in, absl::Milliseconds(1))));
+  }
   // One path is enough, so there is hope until each of them has failed.
   failed_paths_.insert(path.ToString());
-  if (session_->connected() || failed_paths_.size() < config_.paths.size()) return;
+  if (session_->connected() || !HaveAllFailed()) return;
   ReportFailures(Annotate(why, absl::StrCat("path ", path.ToString())));
 }
 
+bool MappedSession::HaveAllFailed() const {
+  for (const rtrs::ClientPath* path : session_->Paths()) {
+    if (!failed_paths_.contains(path->address().ToString())) return false;
+  }
+  return true;
+}
+
 void MappedSession::OnSessionUp() {
+  was_up_ = true;
   if (closing_) return;
   greeted_ = false;
   next_ = 0;
@@ -112,13 +129,14 @@ void MappedSession::OnSessionUp() {
 }
 
 void MappedSession::OnResendable() {
-  for (Device& device : devices_) device.remote->Resume();
+  for (const auto& device : devices_) device->remote->Resume();
 }
 
 void MappedSession::OnSessionDown(const absl::Status& why) {
   retry_timer_.Cancel();
   if (!closing_) spdlog::warn("session {}: disconnected: {}", name(), why);
-  for (Device& device : devices_) {
+  for (const auto& each : devices_) {
+    Device& device = *each;
     if (!device.remote->is_open()) continue;
     device.remote->Close();
     BeginHolding(&device);
@@ -126,7 +144,7 @@ void MappedSession::OnSessionDown(const absl::Status& why) {
 }
 
 void MappedSession::BeginHolding(Device* device) {
-  const absl::Duration hold = device->config->io_hold;
+  const absl::Duration hold = device->config.io_hold;
   if (closing_ || hold == absl::ZeroDuration()) {
     device->remote->AllowHolding(false);
   } else if (hold != absl::InfiniteDuration()) {
@@ -138,7 +156,7 @@ void MappedSession::OnHoldExpired(Device* device) {
   spdlog::error(
       "session {}: device {} has not been open for {} (io_hold): {} requests fail, and "
       "further ones until it is open again",
-      name(), device->config->name, absl::FormatDuration(device->config->io_hold),
+      name(), device->config.name, absl::FormatDuration(device->config.io_hold),
       device->remote->held());
   device->remote->AllowHolding(false);
 }
@@ -157,8 +175,8 @@ void MappedSession::Proceed() {
 void MappedSession::Greet() {
   SessInfoMessage message;
   answer_timer_.Arm(config_.settings.connect_timeout);
-  admin_->Send(Direction::kRead, MessageBytes(message), sizeof(SessInfoResponse),
-               [this](int error, absl::Span<const uint8_t> reply) { OnGreeted(error, reply); });
+  Send(Direction::kRead, MessageBytes(message), sizeof(SessInfoResponse),
+       [this](int error, absl::Span<const uint8_t> reply) { OnGreeted(error, reply); });
 }
 
 void MappedSession::OnGreeted(int error, absl::Span<const uint8_t> reply) {
@@ -176,29 +194,33 @@ void MappedSession::OnGreeted(int error, absl::Span<const uint8_t> reply) {
   OpenNext();
 }
 
-// Beginning with devices_[next_]. At the end, those that failed are tried again in a while.
+// Beginning with *devices_[next_]. At the end, those that failed are tried again in a while.
 void MappedSession::OpenNext() {
   for (; next_ < devices_.size(); ++next_) {
-    Device& device = devices_[next_];
-    if (device.remote->is_open()) continue;
-    absl::StatusOr<OpenMessage> message = MakeOpen(device.config->path, device.config->access);
+    Device& device = *devices_[next_];
+    if (device.remote->is_open() || device.removed != nullptr) continue;
+    absl::StatusOr<OpenMessage> message = MakeOpen(device.config.path, device.config.access);
     if (!message.ok()) {
       OnOpenFailed(&device, message.status());
       continue;
     }
     answer_timer_.Arm(config_.settings.connect_timeout);
     const OpenMessage& open = *message;
-    admin_->Send(Direction::kRead, MessageBytes(open), sizeof(OpenResponse),
-                 [this](int error, absl::Span<const uint8_t> reply) { OnOpened(error, reply); });
+    Send(Direction::kRead, MessageBytes(open), sizeof(OpenResponse),
+         [this](int error, absl::Span<const uint8_t> reply) { OnOpened(error, reply); });
     return;
   }
   next_ = 0;
-  for (const Device& device : devices_) {
-    if (!device.remote->is_open()) return RetryLater();
+  if (RemoveNext()) return;
+  for (const auto& device : devices_) {
+    if (!device->remote->is_open()) return RetryLater();
   }
 }
 
 void MappedSession::RetryLater() {
+  for (const auto& device : devices_) {
+    if (device->remapped != nullptr) return retry_timer_.Arm(absl::ZeroDuration());
+  }
   retry_timer_.Arm(retry_wait_);
   retry_wait_ = std::min(2 * retry_wait_, kOpenRetry);
 }
@@ -207,14 +229,13 @@ void MappedSession::OnOpened(int error, absl::Span<const uint8_t> reply) {
   answer_timer_.Cancel();
   // The server closes with the session what it may just have opened.
   if (closing_) return FlushNext(0);
-  Device& device = devices_[next_];
+  Device& device = *devices_[next_];
   if (error != 0) {
     // Whatever the path took with it comes again with the session, or in a while over another path.
     const absl::string_view what =
         error == ECONNABORTED ? "lost the connection while opening " : "the server refused ";
-    OnOpenFailed(&device,
-                 ErrnoToStatus(error, absl::StrCat(what, device.config->path, " ",
-                                                   AccessModeName(device.config->access))));
+    OnOpenFailed(&device, ErrnoToStatus(error, absl::StrCat(what, device.config.path, " ",
+                                                            AccessModeName(device.config.access))));
     if (error == ECONNABORTED) return RetryLater();
     ++next_;
     return OpenNext();
@@ -238,24 +259,26 @@ void MappedSession::OnDeviceIsOpen(Device* device) {
   device->last_failure.clear();
   device->reported = true;
   device->hold_timer->Cancel();
-  device->remote->AllowHolding(device->config->io_hold > absl::ZeroDuration());
+  device->remote->AllowHolding(device->config.io_hold > absl::ZeroDuration());
   const size_t held = device->remote->held();
   device->remote->Resume();
+  Tell(&device->remapped, absl::OkStatus());
   if (std::exchange(device->was_open, true)) {
     spdlog::info("session {}: device {} is open again, {} requests go on", name(),
-                 device->config->name, held);
+                 device->config.name, held);
     observer_->OnDeviceReopened(device->remote.get());
   } else {
-    spdlog::info("session {}: device {} is open, {} bytes", name(), device->config->name,
+    spdlog::info("session {}: device {} is open, {} bytes", name(), device->config.name,
                  device->remote->size());
-    observer_->OnDeviceOpen(device->remote.get());
+    if (device->added == nullptr) return observer_->OnDeviceOpen(device->remote.get());
+    Tell(&device->added, absl::OkStatus());
   }
 }
 
 // Closes a device that the server has opened and that cannot be used, so that others can have it.
 void MappedSession::GiveBack(uint32_t device_id) {
   CloseMessage message = MakeClose(device_id);
-  admin_->Send(Direction::kWrite, MessageBytes(message), 0, [this](int, absl::Span<const uint8_t>) {
+  Send(Direction::kWrite, MessageBytes(message), 0, [this](int, absl::Span<const uint8_t>) {
     if (closing_) return FlushNext(0);
     OpenNext();
   });
@@ -263,11 +286,12 @@ void MappedSession::GiveBack(uint32_t device_id) {
 
 // Logged once for each reason: attempts go on for as long as the session is up.
 void MappedSession::OnOpenFailed(Device* device, const absl::Status& why) {
-  if (device->last_failure != why.ToString()) {
+  if (device->added == nullptr && device->last_failure != why.ToString()) {
     device->last_failure = why.ToString();
-    spdlog::warn("session {}: device {}: {}; trying again every {}", name(), device->config->name,
+    spdlog::warn("session {}: device {}: {}; trying again every {}", name(), device->config.name,
                  why, absl::FormatDuration(kOpenRetry));
   }
+  Tell(&device->remapped, why);
   ReportFailure(device, why);
 }
 
@@ -280,12 +304,179 @@ void MappedSession::OnNoAnswer() {
 }
 
 void MappedSession::ReportFailures(const absl::Status& why) {
-  for (Device& device : devices_) ReportFailure(&device, why);
+  for (const auto& device : devices_) ReportFailure(device.get(), why);
 }
 
 void MappedSession::ReportFailure(Device* device, const absl::Status& why) {
   if (std::exchange(device->reported, true)) return;
-  observer_->OnDeviceFailed(name(), *device->config, why);
+  if (device->added != nullptr) {
+    // One that never was is not tried again.
+    if (device->removed == nullptr) device->removed = [](const absl::Status&) {};
+    Tell(&device->added, why);
+    environment_.control->Post([this, alive = std::weak_ptr<bool>(alive_)] {
+      if (!alive.expired() && !admin_->busy()) RemoveNext();
+    });
+    return;
+  }
+  observer_->OnDeviceFailed(name(), device->config, why);
+}
+
+void MappedSession::Send(Direction direction, absl::Span<const uint8_t> message,
+                         uint32_t reply_bytes, AdminChannel::Done done) {
+  admin_->Send(direction, message, reply_bytes,
+               [this, alive = std::weak_ptr<bool>(alive_), done = std::move(done)](
+                   int error, absl::Span<const uint8_t> reply) {
+                 done(error, reply);
+                 if (!alive.expired() && !closing_ && !admin_->busy()) RemoveNext();
+               });
+}
+
+// Later, for whoever is told may add and remove devices.
+void MappedSession::Tell(Done* waiter, const absl::Status& status) {
+  if (*waiter == nullptr) return;
+  environment_.control->Post(
+      [waiter = std::exchange(*waiter, nullptr), status] { waiter(status); });
+}
+
+std::vector<MappedSession::DeviceView> MappedSession::devices() const {
+  std::vector<DeviceView> views;
+  for (const auto& device : devices_) {
+    const bool coming_or_failed = device->added != nullptr || device->removed != nullptr;
+    if (device->was_open || !coming_or_failed) views.push_back(ViewOf(*device));
+  }
+  return views;
+}
+
+MappedSession::DeviceView MappedSession::ViewOf(const Device& device) {
+  DeviceView view;
+  view.config = &device.config;
+  view.remote = device.remote.get();
+  if (device.removed != nullptr) {
+    view.state = DeviceState::kUnmapped;
+  } else if (device.remote->is_open()) {
+    view.state = DeviceState::kOpen;
+  } else {
+    view.state = device.was_open ? DeviceState::kClosed : DeviceState::kInit;
+  }
+  return view;
+}
+
+MappedSession::Device* MappedSession::FindDevice(const std::string& device_name) const {
+  for (const auto& device : devices_) {
+    if (device->config.name == device_name && device->removed == nullptr) return device.get();
+  }
+  return nullptr;
+}
+
+absl::optional<MappedSession::DeviceView> MappedSession::Find(
+    const std::string& device_name) const {
+  for (const auto& device : devices_) {
+    if (device->config.name == device_name) return ViewOf(*device);
+  }
+  return absl::nullopt;
+}
+
+RemoteDevice* MappedSession::AddDevice(const config::ClientDeviceConfig& config, Done done) {
+  if (closing_ || (was_up_ && !session_->connected())) {
+    environment_.control->Post([done = std::move(done)] {
+      done(ErrnoToStatus(ECONNABORTED, "no path of the session is connected"));
+    });
+    return nullptr;
+  }
+  Device* const device = MakeDevice(config);
+  device->added = std::move(done);
+  retry_timer_.Cancel();
+  if (!admin_->busy()) Proceed();
+  return device->remote.get();
+}
+
+void MappedSession::Remap(const std::string& device_name, Done done) {
+  Device* const device = FindDevice(device_name);
+  const auto refuse = [&](int error, absl::string_view what) {
+    Tell(&done, rnbd::ErrnoToStatus(error, what));
+  };
+  if (device == nullptr || closing_) return refuse(ENODEV, "open a device that is unmapped");
+  if (device->remote->is_open()) return refuse(EALREADY, "open a device that is open");
+  if (device->remapped != nullptr) return refuse(EBUSY, "open a device that is being opened");
+  if (!session_->connected()) return refuse(ECONNABORTED, "no path of the session is connected");
+  device->remapped = std::move(done);
+  retry_timer_.Arm(absl::ZeroDuration());
+}
+
+void MappedSession::RemoveDevice(const std::string& device_name, Done done) {
+  Device* const device = FindDevice(device_name);
+  if (device == nullptr || closing_) {
+    return Tell(&done, ErrnoToStatus(ENODEV, "unmap a device that is unmapped"));
+  }
+  device->removed = std::move(done);
+  device->hold_timer->Cancel();
+  Tell(&device->added, ErrnoToStatus(ENODEV, "the device is unmapped"));
+  Tell(&device->remapped, ErrnoToStatus(ENODEV, "the device is unmapped"));
+  if (!device->remote->is_open() && device->remote->has_unflushed_writes()) {
+    device->removal_status = ErrnoToStatus(ENOTCONN, "the session is down");
+  }
+  if (!admin_->busy()) RemoveNext();
+}
+
+void MappedSession::FailRequests(const std::string& device_name) {
+  Device* const device = FindDevice(device_name);
+  if (device != nullptr) device->remote->AllowHolding(false);
+}
+
+// Goes on with the devices that are to be removed, while no message is under way. True when it has
+// sent one; its answer goes on.
+bool MappedSession::RemoveNext() {
+  if (closing_) return false;
+  for (size_t index = 0; index < devices_.size();) {
+    Device* const device = devices_[index].get();
+    if (device->removed == nullptr) {
+      ++index;
+      continue;
+    }
+    if (device->remote->is_open()) {
+      LeaveDevice(device);
+      return true;
+    }
+    Forget(index);
+  }
+  return false;
+}
+
+// Makes durable what was written, then closes.
+void MappedSession::LeaveDevice(Device* device) {
+  if (NeedsFlush(*device) && !std::exchange(device->flushed, true)) {
+    if (!device->remote->BeginFlush()) {
+      device->removal_status = ErrnoToStatus(EIO, "the server's cache before the session was lost");
+    }
+    return SendFlush(*device, [this, device](int error, absl::Span<const uint8_t>) {
+      if (error != 0) device->removal_status = ErrnoToStatus(error, "FLUSH");
+      if (closing_) return FlushNext(0);
+      Proceed();
+    });
+  }
+  CloseMessage message = MakeClose(device->remote->id());
+  device->remote->Close();
+  device->remote->AllowHolding(false);
+  Send(Direction::kWrite, MessageBytes(message), 0, [this](int, absl::Span<const uint8_t>) {
+    if (closing_) return FlushNext(0);
+    Proceed();
+  });
+}
+
+// Tasks of the device may still wait on the workers.
+void MappedSession::Forget(size_t index) {
+  const auto device = std::make_shared<std::unique_ptr<Device>>(std::move(devices_[index]));
+  devices_.erase(devices_.begin() + static_cast<ptrdiff_t>(index));
+  if (index < next_) --next_;
+  (*device)->hold_timer->Cancel();
+  (*device)->remote->AllowHolding(false);
+  spdlog::info("session {}: device {} is unmapped", name(), (*device)->config.name);
+  rtrs::AfterRound(environment_.control, environment_.workers, [device] {
+    const Done removed = std::move((*device)->removed);
+    const absl::Status status = (*device)->removal_status;
+    device->reset();
+    removed(Annotate(status, "the device is unmapped, but its last writes may not be durable"));
+  });
 }
 
 void MappedSession::Close(absl::Duration bound, std::function<void(const absl::Status&)> done) {
@@ -295,7 +486,12 @@ void MappedSession::Close(absl::Duration bound, std::function<void(const absl::S
   retry_timer_.Cancel();
   answer_timer_.Cancel();
   close_timer_.Arm(bound);
-  for (const Device& device : devices_) {
+  for (const auto& each : devices_) {
+    Device& device = *each;
+    const absl::Status ending = ErrnoToStatus(ESHUTDOWN, "the session ends");
+    Tell(&device.added, ending);
+    Tell(&device.remapped, ending);
+    Tell(&device.removed, ending);
     device.hold_timer->Cancel();
     NoteHeld(device);
     if (device.remote->is_open()) continue;
@@ -310,7 +506,7 @@ void MappedSession::Close(absl::Duration bound, std::function<void(const absl::S
 
 void MappedSession::NoteUnflushed(const Device& device, const absl::Status& why) {
   flush_status_.Update(
-      Annotate(why, absl::StrCat("FLUSH of device ", device.config->name,
+      Annotate(why, absl::StrCat("FLUSH of device ", device.config.name,
                                  ", without which its last writes may not be durable")));
 }
 
@@ -318,32 +514,35 @@ void MappedSession::NoteHeld(const Device& device) {
   const size_t held = device.remote->held();
   if (held == 0) return;
   flush_status_.Update(ErrnoToStatus(
-      ENOTCONN, absl::StrCat(held, " requests of device ", device.config->name,
+      ENOTCONN, absl::StrCat(held, " requests of device ", device.config.name,
                              " were waiting for the session; they fail, and what they wrote may be "
                              "written or not")));
 }
 
 void MappedSession::FlushNext(size_t index) {
   if (session_closing_) return;
-  while (index < devices_.size() && !NeedsFlush(devices_[index])) ++index;
+  while (index < devices_.size() && !NeedsFlush(*devices_[index])) ++index;
   unflushed_ = index;
   if (index == devices_.size()) return CloseNext(0);
-  if (!devices_[index].remote->BeginFlush()) {
-    NoteUnflushed(devices_[index],
+  if (!devices_[index]->remote->BeginFlush()) {
+    NoteUnflushed(*devices_[index],
                   ErrnoToStatus(EIO, "the server's cache before the session was lost"));
   }
+  SendFlush(*devices_[index], [this, index](int error, absl::Span<const uint8_t>) {
+    if (session_closing_) return;
+    if (error != 0) NoteUnflushed(*devices_[index], ErrnoToStatus(error, "the server"));
+    FlushNext(index + 1);
+  });
+}
+
+void MappedSession::SendFlush(const Device& device, AdminChannel::Done done) {
   IoRequest flush;
-  flush.device_id = devices_[index].remote->id();
+  flush.device_id = device.remote->id();
   flush.operation = Operation::kFlush;
   flush.flags = kIoSync | kIoFua;
   flush.sector = ~uint64_t{0};
   IoMessage message = MakeIo(flush);
-  admin_->Send(CarrierOf(flush.operation), MessageBytes(message), 0,
-               [this, index](int error, absl::Span<const uint8_t>) {
-                 if (session_closing_) return;
-                 if (error != 0) NoteUnflushed(devices_[index], ErrnoToStatus(error, "the server"));
-                 FlushNext(index + 1);
-               });
+  Send(CarrierOf(flush.operation), MessageBytes(message), 0, std::move(done));
 }
 
 bool MappedSession::NeedsFlush(const Device& device) {
@@ -352,12 +551,12 @@ bool MappedSession::NeedsFlush(const Device& device) {
 
 void MappedSession::CloseNext(size_t index) {
   if (session_closing_) return;
-  while (index < devices_.size() && !devices_[index].remote->is_open()) ++index;
+  while (index < devices_.size() && !devices_[index]->remote->is_open()) ++index;
   if (index == devices_.size()) return CloseSession();
-  CloseMessage message = MakeClose(devices_[index].remote->id());
-  devices_[index].remote->Close();
-  admin_->Send(Direction::kWrite, MessageBytes(message), 0,
-               [this, index](int, absl::Span<const uint8_t>) { CloseNext(index + 1); });
+  CloseMessage message = MakeClose(devices_[index]->remote->id());
+  devices_[index]->remote->Close();
+  Send(Direction::kWrite, MessageBytes(message), 0,
+       [this, index](int, absl::Span<const uint8_t>) { CloseNext(index + 1); });
 }
 
 // When all is done, or there is no time left.
@@ -365,11 +564,12 @@ void MappedSession::CloseSession() {
   session_closing_ = true;
   close_timer_.Cancel();
   for (size_t i = unflushed_; i < devices_.size(); ++i) {
-    if (NeedsFlush(devices_[i])) {
-      NoteUnflushed(devices_[i], ErrnoToStatus(ETIMEDOUT, "the server did not answer in time"));
+    if (NeedsFlush(*devices_[i])) {
+      NoteUnflushed(*devices_[i], ErrnoToStatus(ETIMEDOUT, "the server did not answer in time"));
     }
   }
-  for (Device& device : devices_) {
+  for (const auto& each : devices_) {
+    Device& device = *each;
     device.remote->Close();
     device.remote->AllowHolding(false);
   }

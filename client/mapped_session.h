@@ -11,10 +11,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "client/admin_channel.h"
 #include "client/remote_device.h"
 #include "client/unaligned_io.h"
+#include "common/direction.h"
 #include "common/ring.h"
 #include "config/client_config.h"
 #include "rtrs/client_session.h"
@@ -49,12 +51,26 @@ class MappedSession final : private rtrs::ClientSessionHandler {
     virtual void OnDeviceReopened(RemoteDevice* device) = 0;
     // A FLUSH has failed because writes before it may be lost: whoever waits for it knows.
     virtual void OnLossTold(RemoteDevice*) {}
+    // A path of the session came up, went down, was added, or has gone.
+    virtual void OnPathsChanged() {}
 
    protected:
     ~Observer() = default;
   };
 
-  // Any thread. Everything in `environment`, `config` and `observer` outlive the object.
+  // How it went: once, later on the control thread. With ESHUTDOWN where Close() comes first.
+  using Done = std::function<void(const absl::Status&)>;
+
+  // As the kernel's file `state` has it (protocol page, section 7.2).
+  enum class DeviceState : uint8_t { kInit, kOpen, kClosed, kUnmapped };
+
+  struct DeviceView {
+    const config::ClientDeviceConfig* config = nullptr;
+    RemoteDevice* remote = nullptr;
+    DeviceState state = DeviceState::kInit;
+  };
+
+  // Any thread. Everything in `environment`, and `observer`, outlive the object.
   static absl::StatusOr<std::unique_ptr<MappedSession>> Create(
       const config::ClientSessionConfig& config, const Environment& environment,
       Observer* observer);
@@ -74,16 +90,47 @@ class MappedSession final : private rtrs::ClientSessionHandler {
   // not answered by then is left to its own tidying up.
   void Close(absl::Duration bound, std::function<void(const absl::Status&)> done);
 
+  // While it runs, on the control thread:
+
+  // Maps a further device, and tells how the first attempt to open it ended; the observer is told
+  // of later ones only. A device that cannot be opened is gone again. ECONNABORTED where the
+  // session was connected before and is not now. The device, or nullptr where it has failed
+  // already.
+  RemoteDevice* AddDevice(const config::ClientDeviceConfig& device, Done done);
+  // Tries at once to open a device that is not open. EALREADY where it is, ENODEV where it is
+  // unmapped, EBUSY where it is being opened, ECONNABORTED where no path is connected, else as the
+  // server answers.
+  void Remap(const std::string& device_name, Done done);
+  // Unmaps a device that gets no requests any more, behind the last of which this is called: makes
+  // it durable, closes it at the server, and destroys it before `done` runs. A failure tells that
+  // the last writes may not be durable; the device is gone all the same. ENODEV where it is.
+  void RemoveDevice(const std::string& device_name, Done done);
+  // Requests of this device do not wait for the session any more: they fail.
+  void FailRequests(const std::string& device_name);
+
+  // Those that are mapped; one by name. Pointers are good until the turn ends.
+  std::vector<DeviceView> devices() const;
+  absl::optional<DeviceView> Find(const std::string& device_name) const;
+  rtrs::ClientSession* session() { return session_.get(); }
+  const config::ClientSessionSettings& settings() const { return config_.settings; }
+
+  // Any thread.
   const std::string& name() const { return config_.name; }
 
  private:
   struct Device {
-    const config::ClientDeviceConfig* config = nullptr;
+    config::ClientDeviceConfig config;
     std::unique_ptr<RemoteDevice> remote;
     bool reported = false;  // to the observer, whichever way
     bool was_open = false;
     std::string last_failure;
     std::unique_ptr<Ring::Timer> hold_timer;  // for a finite io_hold, while the device is not open
+
+    Done added;            // until it was open, of one that came at run time
+    Done remapped;         // who waits for it to be open
+    Done removed;          // it is to go
+    bool flushed = false;  // on its way out
+    absl::Status removal_status;
   };
 
   MappedSession(const config::ClientSessionConfig& config, const Environment& environment,
@@ -94,6 +141,20 @@ class MappedSession final : private rtrs::ClientSessionHandler {
   void OnResendable() override;
   void OnConnectFailed(const rtrs::PathAddress& path, const absl::Status& why,
                        absl::Duration retry_in) override;
+
+  void OnPathsChanged() override { observer_->OnPathsChanged(); }
+
+  Device* MakeDevice(const config::ClientDeviceConfig& config);
+  Device* FindDevice(const std::string& device_name) const;
+  static DeviceView ViewOf(const Device& device);
+  void Tell(Done* waiter, const absl::Status& status);
+  void Send(Direction direction, absl::Span<const uint8_t> message, uint32_t reply_bytes,
+            AdminChannel::Done done);
+  void SendFlush(const Device& device, AdminChannel::Done done);
+  bool RemoveNext();
+  void LeaveDevice(Device* device);
+  void Forget(size_t index);
+  bool HaveAllFailed() const;
 
   void BeginHolding(Device* device);
   void OnHoldExpired(Device* device);
@@ -117,12 +178,15 @@ class MappedSession final : private rtrs::ClientSessionHandler {
   void CloseNext(size_t index);
   void CloseSession();
 
-  const config::ClientSessionConfig& config_;
+  const config::ClientSessionConfig config_;
   const Environment environment_;
   Observer* const observer_;
   std::unique_ptr<rtrs::ClientSession> session_;
   std::unique_ptr<AdminChannel> admin_;
-  std::vector<Device> devices_;
+  std::vector<std::unique_ptr<Device>> devices_;
+  // Gone with this object: for tasks that may come late.
+  const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+  bool was_up_ = false;
   std::set<std::string> failed_paths_;  // those that ever failed to connect
   bool greeted_ = false;                // SESS_INFO was answered since the session came up
   size_t next_ = 0;                     // the device to open next

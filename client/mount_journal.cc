@@ -17,9 +17,15 @@ void WarnIfFailed(const absl::Status& status) {
 MountJournal::MountJournal(const config::ClientConfig& config, MountState* state) : state_(state) {
   for (const config::ClientSessionConfig& session : config.sessions) {
     for (const config::ClientDeviceConfig& device : session.devices) {
-      sources_[device.name] = {session.name, &device};
+      SetSource(session.name, device);
     }
   }
+}
+
+void MountJournal::SetSource(const std::string& session, const config::ClientDeviceConfig& device) {
+  absl::MutexLock lock(&mutex_);
+  sources_[device.name] = {session, device.path, device.access};
+  devices_.erase(device.name);
 }
 
 void MountJournal::OnInit(absl::Span<const uint8_t> request) {
@@ -35,10 +41,10 @@ void MountJournal::OnFile(const Filesystem::FileFacts& file) {
   device.name = name;
   if (auto source = sources_.find(name); source != sources_.end()) {
     device.session = source->second.session;
-    device.path = source->second.device->path;
+    device.path = source->second.path;
   }
   device.access_mode = file.device->access_mode();
-  device.size = file.device->size();
+  device.size = file.device->disk_size();
   device.logical_block_size = file.device->logical_block_size();
   device.physical_block_size = file.device->physical_block_size();
   device.mode = file.mode;
@@ -47,6 +53,7 @@ void MountJournal::OnFile(const Filesystem::FileFacts& file) {
   device.accessed = file.accessed;
   device.modified = file.modified;
   device.changed = file.changed;
+  device.handles.assign(file.handles.begin(), file.handles.end());
   WarnIfFailed(state_->PutDevice(DeviceTable::SlotOf(file.inode), device));
 }
 
@@ -67,10 +74,10 @@ void MountJournal::OnFileGone(uint64_t inode) {
 }
 
 bool MountJournal::IsConfigured(const MountState::Device& device) const {
+  absl::MutexLock lock(&mutex_);
   const auto source = sources_.find(device.name);
   return source != sources_.end() && source->second.session == device.session &&
-         source->second.device->path == device.path &&
-         source->second.device->access == device.access_mode;
+         source->second.path == device.path && source->second.access == device.access_mode;
 }
 
 }  // namespace rnbd::client

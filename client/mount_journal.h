@@ -18,29 +18,34 @@ namespace rnbd::client {
 // would be missed after a death of the process.
 class MountJournal final : public Filesystem::Journal {
  public:
-  // Both outlive the object.
+  // `state` outlives the object.
   MountJournal(const config::ClientConfig& config, MountState* state);
 
   void OnInit(absl::Span<const uint8_t> request) override;
   void OnFile(const Filesystem::FileFacts& file) override;
   void OnFileGone(uint64_t inode) override;
 
+  // Any thread: from now on, and until it is said of another one, this is the device that a file of
+  // its name shows. No file of the name is shown at the time.
+  void SetSource(const std::string& session, const config::ClientDeviceConfig& device);
+
   // Any thread: from now on the disk behind the file `name` is written down as this one.
   void SetIdentity(const std::string& name, const DiskIdentity& identity);
 
-  // Whether `device` of the state is one of this configuration: the same path at the same session
-  // and the same access, under the same name.
+  // Any thread: whether `device` of the state is one of this configuration: the same path at the
+  // same session and the same access, under the same name.
   bool IsConfigured(const MountState::Device& device) const;
 
  private:
   struct Source {
     std::string session;
-    const config::ClientDeviceConfig* device = nullptr;
+    std::string path;
+    AccessMode access = AccessMode::kReadWrite;
   };
 
   MountState* const state_;
-  absl::flat_hash_map<std::string, Source> sources_;  // by the file's name
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
+  absl::flat_hash_map<std::string, Source> sources_ ABSL_GUARDED_BY(mutex_);  // by the file's name
   // By the file's name; those that are not shown have inode 0.
   absl::flat_hash_map<std::string, MountState::Device> devices_ ABSL_GUARDED_BY(mutex_);
 };

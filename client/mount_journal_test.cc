@@ -64,6 +64,21 @@ TEST_F(MountJournalTest, KnowsWhereADeviceCameFrom) {
   EXPECT_TRUE(state_->Read()->devices.empty());
 }
 
+TEST_F(MountJournalTest, DevicesMayComeAtRunTime) {
+  MountJournal journal(config_, state_.get());
+  config::ClientDeviceConfig config;
+  config.path = "b.img";
+  config.name = "b";
+  config.access = AccessMode::kReadOnly;
+  journal.SetSource("web-2", config);
+  MountState::Device device;
+  device.session = "web-2";
+  device.path = "b.img";
+  device.name = "b";
+  device.access_mode = AccessMode::kReadOnly;
+  EXPECT_TRUE(journal.IsConfigured(device));
+}
+
 TEST_F(MountJournalTest, TellsOtherDevicesOfTheSameName) {
   const MountJournal journal(config_, state_.get());
   MountState::Device device;

@@ -17,22 +17,25 @@
 namespace rnbd::client {
 namespace {
 
-// The file: a header, the general record, the devices' records. It never leaves this machine.
+// The file: a header, the general record, the changes, the devices' records. It never leaves this
+// machine.
 struct Header {
   char magic[8];
   uint32_t version;
   uint32_t reserved;
 };
 constexpr char kMagic[] = {'r', 'n', 'b', 'd', 'f', 'u', 's', 'e'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 
 // A record: which of its two copies counts, and the copies, each behind its length.
 constexpr off_t kGeneralOffset = 64;
 constexpr size_t kGeneralBytes = PATH_MAX + 1024;
-constexpr off_t kDevicesOffset = 16 << 10;
-constexpr size_t kDeviceStride = 2048;
+constexpr off_t kChangesOffset = 16 << 10;
+constexpr off_t kDevicesOffset = 16 << 20;
+constexpr size_t kDeviceStride = 8192;
 constexpr size_t kDeviceBytes = kDeviceStride / 2 - 8;
-static_assert(kGeneralOffset + 2 * (kGeneralBytes + 8) < kDevicesOffset);
+static_assert(kGeneralOffset + 2 * (kGeneralBytes + 8) < kChangesOffset);
+static_assert(kChangesOffset + 2 * (MountState::kMaxChangesBytes + 8) < kDevicesOffset);
 
 absl::Status Damaged(absl::string_view what) {
   return ErrnoToStatus(EPROTO, absl::StrCat("the state of the mount: ", what));
@@ -142,6 +145,8 @@ absl::StatusOr<std::string> ReadRecord(int fd, const Record& record) {
   return text;
 }
 
+Record ChangesRecord() { return {kChangesOffset, MountState::kMaxChangesBytes}; }
+
 std::string EncodeDevice(const MountState::Device& device) {
   Encoder out;
   out.Value(device.inode);
@@ -160,6 +165,9 @@ std::string EncodeDevice(const MountState::Device& device) {
   out.Value(device.accessed);
   out.Value(device.modified);
   out.Value(device.changed);
+  const size_t handles = std::min(device.handles.size(), MountState::kMaxHandles);
+  out.Value(static_cast<uint32_t>(handles));
+  for (size_t i = 0; i < handles; ++i) out.Value(device.handles[i]);
   return out.text();
 }
 
@@ -182,6 +190,8 @@ absl::StatusOr<MountState::Device> DecodeDevice(absl::string_view text) {
   device.accessed = in.Value<timespec>();
   device.modified = in.Value<timespec>();
   device.changed = in.Value<timespec>();
+  const auto handles = in.Value<uint32_t>();
+  for (uint32_t i = 0; i < handles && in.ok(); ++i) device.handles.push_back(in.Value<uint64_t>());
   if (!in.ok()) return Damaged("a device that was cut off");
   return device;
 }
@@ -241,6 +251,7 @@ absl::StatusOr<MountState::Contents> MountState::Read() const {
   ASSIGN_OR_RETURN(Contents contents, DecodeGeneral(general));
   struct stat file;
   if (fstat(fd_.get(), &file) != 0) return ErrnoToStatus(errno, "look at the state of the mount");
+  ASSIGN_OR_RETURN(contents.changes, ReadRecord(fd_.get(), ChangesRecord()));
   for (size_t slot = 0; DeviceRecord(slot).offset < file.st_size; ++slot) {
     ASSIGN_OR_RETURN(const std::string text, ReadRecord(fd_.get(), DeviceRecord(slot)));
     if (text.empty()) continue;
@@ -274,6 +285,11 @@ absl::Status MountState::SetInit(absl::string_view init) {
 absl::Status MountState::SetDrained(bool drained) {
   absl::MutexLock lock(&mutex_);
   return ChangeGeneral([&](Contents* general) { general->drained = drained; });
+}
+
+absl::Status MountState::SetChanges(absl::string_view changes) {
+  absl::MutexLock lock(&mutex_);
+  return WriteRecord(fd_.get(), ChangesRecord(), std::string(changes));
 }
 
 absl::Status MountState::PutDevice(size_t slot, const Device& device) {

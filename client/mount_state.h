@@ -48,7 +48,10 @@ class MountState {
     timespec accessed = {};
     timespec modified = {};
     timespec changed = {};
+    // Of those who have the file open. Of many, kMaxHandles are kept.
+    std::vector<uint64_t> handles;
   };
+  static constexpr size_t kMaxHandles = 256;
 
   struct Contents {
     std::string mount_point;  // empty: nothing was mounted
@@ -60,6 +63,8 @@ class MountState {
     // Every request that was read from the kernel was answered: none has to come again.
     bool drained = false;
     std::vector<Device> devices;
+    // What was changed at run time (config/client_changes.h).
+    std::string changes;
   };
 
   // Empty.
@@ -77,12 +82,15 @@ class MountState {
   absl::Status SetMount(absl::string_view mount_point, uint64_t mount_id);
   absl::Status SetInit(absl::string_view init);
   absl::Status SetDrained(bool drained);
+  // EINVAL for more than kMaxChangesBytes.
+  absl::Status SetChanges(absl::string_view changes);
   // Adds the device, or replaces it by its inode number. `slot` is a number below kMaxDevices that
   // no other device has at the time. EINVAL where a string is too long.
   absl::Status PutDevice(size_t slot, const Device& device);
   absl::Status RemoveDevice(size_t slot);
 
   static constexpr size_t kMaxDevices = 1 << 14;
+  static constexpr size_t kMaxChangesBytes = 4 << 20;
 
  private:
   explicit MountState(UniqueFd fd) : fd_(std::move(fd)) {}

@@ -96,6 +96,30 @@ TEST(MountStateTest, ReplacesAndRemoves) {
   EXPECT_EQ(0x10003U, Reopened(*state)->Read()->last_inode);
 }
 
+TEST(MountStateTest, KnowsWhoHasAFileOpen) {
+  auto state = MountState::Create().value();
+  MountState::Device device = ADevice(0x10003, "a");
+  device.handles = {7, uint64_t{1} << 60};
+  ASSERT_TRUE(state->PutDevice(3, device).ok());
+  EXPECT_EQ(device.handles, Reopened(*state)->Read()->devices[0].handles);
+  device.handles.assign(10'000, 1);
+  ASSERT_TRUE(state->PutDevice(3, device).ok());
+  EXPECT_EQ(MountState::kMaxHandles, state->Read()->devices[0].handles.size());
+}
+
+TEST(MountStateTest, KeepsWhatWasChanged) {
+  auto state = MountState::Create().value();
+  EXPECT_EQ("", state->Read()->changes);
+  const std::string changes(1 << 20, 'x');
+  ASSERT_TRUE(state->SetChanges(changes).ok());
+  ASSERT_TRUE(state->PutDevice(0, ADevice(0x10000, "a")).ok());
+  EXPECT_EQ(changes, Reopened(*state)->Read()->changes);
+  ASSERT_TRUE(state->SetChanges("").ok());
+  EXPECT_EQ("", state->Read()->changes);
+  EXPECT_EQ(1U, state->Read()->devices.size());
+  EXPECT_FALSE(state->SetChanges(std::string(MountState::kMaxChangesBytes + 1, 'x')).ok());
+}
+
 TEST(MountStateTest, WhoOpensItGoesOnWithIt) {
   auto state = MountState::Create().value();
   ASSERT_TRUE(state->SetMount("/mnt", 5).ok());
@@ -113,7 +137,7 @@ TEST(MountStateTest, TheLongestNamesFit) {
   EXPECT_TRUE(state->PutDevice(MountState::kMaxDevices - 1, device).ok());
   EXPECT_EQ(device.path, state->Read()->devices.at(0).path);
   EXPECT_TRUE(state->SetMount("/" + std::string(4094, 'd'), 1).ok());
-  device.name = std::string(1000, 'n');
+  device.name = std::string(4096, 'n');
   EXPECT_EQ(EINVAL, StatusToErrno(state->PutDevice(0, device)));
   EXPECT_EQ(EINVAL, StatusToErrno(state->PutDevice(MountState::kMaxDevices, device)));
 }

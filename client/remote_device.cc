@@ -37,7 +37,8 @@ RemoteDevice::RemoteDevice(rtrs::ClientSession* session, std::vector<Ring*> work
             unaligned_[worker]->Start(this, request);
           }),
       share_(workers_.size()),
-      held_(workers_.size()) {}
+      held_(workers_.size()),
+      counters_(workers_.size()) {}
 
 absl::Status RemoteDevice::Open(const OpenedDevice& opened, bool cache_survived) {
   const DeviceGeometry& geometry = opened.geometry;
@@ -54,9 +55,9 @@ absl::Status RemoteDevice::Open(const OpenedDevice& opened, bool cache_survived)
     return ErrnoToStatus(
         EINVAL, absl::StrCat("came back with logical blocks of ", geometry.logical_block_size,
                              " bytes, had ", logical_block_size_));
-  } else if (size < this->size()) {
+  } else if (size < disk_size()) {
     return ErrnoToStatus(EINVAL,
-                         absl::StrCat("came back with ", size, " bytes, had ", this->size()));
+                         absl::StrCat("came back with ", size, " bytes, had ", disk_size()));
   } else if (opened.identity.disk != 0 && identity_.disk != 0 &&
              opened.identity.disk != identity_.disk) {
     return ErrnoToStatus(EINVAL,
@@ -68,6 +69,7 @@ absl::Status RemoteDevice::Open(const OpenedDevice& opened, bool cache_survived)
   }
   identity_ = opened.identity;
   size_.store(size, std::memory_order_release);
+  disk_size_.store(size, std::memory_order_release);
   max_discard_.store(WholeBlocks(geometry.max_discard_sectors, logical_block_size_));
   max_write_zeroes_.store(WholeBlocks(geometry.max_write_zeroes_sectors, logical_block_size_));
   write_back_cache_.store(geometry.writeback);
@@ -77,18 +79,58 @@ absl::Status RemoteDevice::Open(const OpenedDevice& opened, bool cache_survived)
 }
 
 DeviceFacts RemoteDevice::facts() const {
-  return {size(), logical_block_size_, physical_block_size_, identity_};
+  return {disk_size(), logical_block_size_, physical_block_size_, identity_};
 }
 
 void RemoteDevice::Restore(const DeviceFacts& facts) {
   size_.store(facts.size, std::memory_order_release);
+  disk_size_.store(facts.size, std::memory_order_release);
   logical_block_size_ = facts.logical_block_size;
   physical_block_size_ = facts.physical_block_size;
   identity_ = facts.identity;
   if (access_mode_ != AccessMode::kReadOnly) unflushed_.OnWritten();
 }
 
+DeviceTraffic RemoteDevice::traffic() const {
+  DeviceTraffic sum;
+  for (const Counters& each : counters_) {
+    sum.reads += each.reads.load(std::memory_order_relaxed);
+    sum.read_sectors += each.read_sectors.load(std::memory_order_relaxed);
+    sum.writes += each.writes.load(std::memory_order_relaxed);
+    sum.written_sectors += each.written_sectors.load(std::memory_order_relaxed);
+    sum.discards += each.discards.load(std::memory_order_relaxed);
+    sum.discarded_sectors += each.discarded_sectors.load(std::memory_order_relaxed);
+    sum.flushes += each.flushes.load(std::memory_order_relaxed);
+  }
+  return sum;
+}
+
+void RemoteDevice::Count(size_t worker, const BlockRequest& request) {
+  Counters& counters = counters_[worker];
+  const uint64_t sectors = request.length / kSectorSize;
+  switch (request.operation) {
+    case BlockOperation::kRead:
+      Counters::Add(&counters.reads, 1);
+      return Counters::Add(&counters.read_sectors, sectors);
+    case BlockOperation::kWrite:
+      Counters::Add(&counters.writes, 1);
+      return Counters::Add(&counters.written_sectors, sectors);
+    case BlockOperation::kDiscard:
+    case BlockOperation::kWriteZeroes:
+      Counters::Add(&counters.discards, 1);
+      return Counters::Add(&counters.discarded_sectors, sectors);
+    case BlockOperation::kFlush:
+      return Counters::Add(&counters.flushes, 1);
+  }
+}
+
 void RemoteDevice::Submit(size_t worker, BlockRequest* request) {
+  Count(worker, *request);
+  Start(worker, request);
+}
+
+// Also of what was held, and begins again.
+void RemoteDevice::Start(size_t worker, BlockRequest* request) {
   if (!is_open()) return HoldOrFail(worker, request, /*exclusive=*/false);
   int error = Check(*request);
   if (request->operation == BlockOperation::kDiscard && error == 0) ShrinkToBlocks(request);
@@ -165,7 +207,7 @@ uint32_t RemoteDevice::MaxPiece(BlockOperation operation) const {
 }
 
 void RemoteDevice::Transfer(size_t worker, BlockRequest* request, BlockTransfer::Owner* owner) {
-  if (shares_session_) {
+  if (shares_session_.load(std::memory_order_relaxed)) {
     const uint32_t permits = PermitsOf(*request);
     if (share_.anyone_waits(worker) ||
         !share_.MayStart(worker, permits, session_->free_permits())) {
@@ -178,7 +220,8 @@ void RemoteDevice::Transfer(size_t worker, BlockRequest* request, BlockTransfer:
 
 void RemoteDevice::StartTransfer(size_t worker, BlockRequest* request,
                                  BlockTransfer::Owner* owner) {
-  if (shares_session_) share_.OnStarted(worker, PermitsOf(*request));
+  // Also while the device has the session alone, for that may change at any time.
+  share_.OnStarted(worker, PermitsOf(*request));
   const int64_t id = id_.load(std::memory_order_acquire);
   const uint32_t max_piece = MaxPiece(request->operation);
   if (id == kClosed || max_piece == 0) {
@@ -215,7 +258,6 @@ uint32_t RemoteDevice::PermitsOf(const BlockRequest& request) const {
 
 void RemoteDevice::OnTransferDone(size_t worker, BlockRequest* request, int error,
                                   Transfers::Then then) {
-  if (!shares_session_) return (this->*then)(worker, request, error);
   const uint32_t permits = PermitsOf(*request);
   (this->*then)(worker, request, error);
   share_.OnEnded(worker, permits);
@@ -303,7 +345,7 @@ void RemoteDevice::ResumeOn(size_t worker) {
     if (exclusive) {
       unaligned_[worker]->Start(this, request);
     } else {
-      Submit(worker, request);
+      Start(worker, request);
     }
   });
 }

@@ -31,6 +31,17 @@ struct DeviceFacts {
   bool operator==(const DeviceFacts&) const = default;
 };
 
+// What a device was asked for. Discards count those of zeroes.
+struct DeviceTraffic {
+  uint64_t reads = 0;
+  uint64_t read_sectors = 0;
+  uint64_t writes = 0;
+  uint64_t written_sectors = 0;
+  uint64_t discards = 0;
+  uint64_t discarded_sectors = 0;
+  uint64_t flushes = 0;
+};
+
 // A device that a server has opened for us, as a BlockDevice: checks requests, cuts them to what a
 // chunk holds, sends the pieces over the session and joins the answers.
 //
@@ -66,9 +77,12 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   // Control thread: from now on requests are held, until the device is opened again.
   void Close() { id_.store(kClosed, std::memory_order_release); }
 
-  // Before the first request: the session has other devices, which must not be starved should this
+  // Any thread: from now on the session has other devices, which must not be starved should this
   // one not answer.
-  void ShareSession() { shares_session_ = true; }
+  void ShareSession() { shares_session_.store(true, std::memory_order_relaxed); }
+
+  // Control thread: shows another size, whatever the server's is, until the device is opened again.
+  void Resize(uint64_t bytes) { size_.store(bytes, std::memory_order_release); }
 
   // Before the first request.
   void SetIoTimeout(absl::Duration timeout) { io_timeout_ = timeout; }
@@ -85,6 +99,9 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   void Resume();
   // Any thread: requests that are held.
   size_t held() const { return held_.count(); }
+
+  // Any thread: requests so far.
+  DeviceTraffic traffic() const;
 
   // Whether what was acknowledged may need a FLUSH to be durable. Any thread.
   bool needs_flush() const {
@@ -103,6 +120,7 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
 
   const std::string& name() const override { return name_; }
   uint64_t size() const override { return size_.load(std::memory_order_acquire); }
+  uint64_t disk_size() const override { return disk_size_.load(std::memory_order_acquire); }
   AccessMode access_mode() const override { return access_mode_; }
   uint32_t logical_block_size() const override { return logical_block_size_; }
   uint32_t physical_block_size() const override { return physical_block_size_; }
@@ -126,6 +144,23 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
     const Then then_;
   };
 
+  // Of one worker: written by its thread, without locked instructions, and read by any.
+  struct alignas(64) Counters {
+    using Counter = std::atomic<uint64_t>;
+    static void Add(Counter* counter, uint64_t count) {
+      counter->store(counter->load(std::memory_order_relaxed) + count, std::memory_order_relaxed);
+    }
+    Counter reads{0};
+    Counter read_sectors{0};
+    Counter writes{0};
+    Counter written_sectors{0};
+    Counter discards{0};
+    Counter discarded_sectors{0};
+    Counter flushes{0};
+  };
+
+  void Count(size_t worker, const BlockRequest& request);
+  void Start(size_t worker, BlockRequest* request);
   int Check(const BlockRequest& request) const;
   bool IsAligned(const BlockRequest& request) const;
   void ShrinkToBlocks(BlockRequest* request) const;
@@ -160,14 +195,16 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   Transfers flushes_{this, &RemoteDevice::FinishFlush};
   UnflushedWrites unflushed_;
   DeviceShare share_;
-  bool shares_session_ = false;
+  std::atomic<bool> shares_session_{false};
   absl::Duration io_timeout_ = absl::InfiniteDuration();
   std::function<void()> loss_told_ = [] {};
   HeldRequests held_;
+  std::vector<Counters> counters_;
   std::atomic<bool> may_hold_{true};
 
   std::atomic<int64_t> id_{kClosed};
   std::atomic<uint64_t> size_{0};
+  std::atomic<uint64_t> disk_size_{0};
   DiskIdentity identity_;  // control thread
   // Constant once the device was open.
   uint32_t logical_block_size_ = 0;

@@ -102,7 +102,7 @@ class Serving {
         kept_elsewhere_(process.kept_elsewhere),
         background_(std::move(background)),
         events_(&link_),
-        program_(*options.config, state_.get(), std::move(process.memory)) {}
+        program_(*options.config, state_.get(), std::move(process.memory), options.state_file) {}
 
   int Run() {
     const bool takes_over = fuse_.valid();
@@ -153,7 +153,7 @@ absl::StatusOr<int> Serving::Start() {
   ASSIGN_OR_RETURN(const ClientProgram::Mapping mapping,
                    program_.Map([this] { return ShouldGiveUp(); }));
   for (const std::string& failure : mapping.failures) Say(failure);
-  if (mapping.open == 0) {
+  if (mapping.open == 0 && !mapping.failures.empty()) {
     return absl::UnavailableError("no device could be mapped; nothing is mounted");
   }
   RETURN_IF_ERROR(program_.MountDevices(

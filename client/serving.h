@@ -14,6 +14,7 @@ struct ServingOptions {
   const config::ClientConfig* config = nullptr;
   std::string mount_point;
   bool allow_other = false;
+  std::string state_file;  // see ClientProgram
 };
 
 // The exit status of the process; docs/rnbd-fuse.md has them. The process has no other thread yet.

@@ -74,6 +74,11 @@ class MappedClient final : private client::MappedSession::Observer {
   int failed(const std::string& name);
   int reopened(const std::string& name);
 
+  // On the control thread.
+  void OnControl(const std::function<void(client::MappedSession*)>& task) {
+    threads_.control()->RunAndWait([&] { task(session_.get()); });
+  }
+
   // Memory that requests may use.
   uint8_t* memory() { return memory_.data(); }
   rtrs::TestThreads& threads() { return threads_; }

@@ -12,7 +12,7 @@ make_images 1M "${images[@]}"
 serve_images
 map_images hundred "$TEST_DIR/mnt" "${images[@]}"
 
-[[ $(find "$TEST_DIR/mnt" -type f -size 1M | wc -l) == 100 ]] || fail "not a hundred files: $(ls "$TEST_DIR/mnt")"
+[[ $(find "$TEST_DIR/mnt" -maxdepth 1 -type f -size 1M | wc -l) == 100 ]] || fail "not a hundred files: $(ls "$TEST_DIR/mnt")"
 writers=()
 for image in "${images[@]}"; do
   dd if=/dev/urandom of="$TEST_DIR/mnt/$image" bs=64k count=16 conv=notrunc oflag=direct status=none &

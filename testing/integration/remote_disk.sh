@@ -4,8 +4,8 @@
 # sourcing behind testing/shell_test.sh. Each script's own server and files are below $TEST_DIR.
 #
 #   start_server NAME           starts rnbd-server on the configuration from standard input, and waits for it
-#   start_client NAME MOUNT     starts rnbd-fuse in the foreground on the configuration from standard
-#                               input, and waits until it has mounted on the (new) directory MOUNT
+#   start_client NAME MOUNT [OPTION...]   starts rnbd-fuse in the foreground on the configuration from
+#                               standard input, and waits until it has mounted on the (new) directory MOUNT
 #   serving_process NAME        the process of client NAME that serves its mount
 #   kill_serving NAME           kills it, and waits until the next one serves
 #   $SOCKET                     where a server may listen
@@ -41,10 +41,11 @@ start_server() {
 
 start_client() {
   local name=$1 mount=$2
+  shift 2
   cat >"$TEST_DIR/$name.yaml"
   mkdir -p "$mount"
   on_exit _leave_mount "$mount"
-  start_daemon "$name" "$RNBD_FUSE" "$mount" --config "$TEST_DIR/$name.yaml" --foreground
+  start_daemon "$name" "$RNBD_FUSE" "$mount" --config "$TEST_DIR/$name.yaml" --foreground "$@"
   wait_until 20 mountpoint -q "$mount"
 }
 
