@@ -22,8 +22,14 @@ constexpr uint32_t kMaxServiceRequests = kServiceConnectionDepth / 2;
 // nothing, before it passes one to another lane that waits, which costs a message between threads.
 constexpr uint32_t kMaxPermitsKept = 8;
 
-// Of ReconnectPath().
+// Of ReconnectPath() and AddPath(), where the server may not be done with earlier connections of
+// the path.
 constexpr int kFurtherAttempts = 3;
+
+bool IsPassing(const absl::Status& why) {
+  const int error = StatusToErrno(why);
+  return error == EEXIST || error == EBUSY || error == ECONNRESET;
+}
 
 }  // namespace
 
@@ -142,6 +148,7 @@ void ClientSession::AddPath(const PathAddress& address,
     control_->Post([added, done = std::move(done)] { done(added); });
     return;
   }
+  paths_.back().attempts_left = kFurtherAttempts;
   paths_.back().when_attempted = [this, address,
                                   done = std::move(done)](const absl::Status& status) {
     if (!status.ok() && !closing_) static_cast<void>(RemovePath(address));
@@ -369,8 +376,8 @@ void ClientSession::OnPathDown(ClientPath* path, bool was_connected, const absl:
                                absl::Duration retry_in) {
   Path* const entry = Entry(path);
   const bool stopped = path->state() == ClientPath::State::kStopped;
-  const bool attempted = stopped || (!was_connected && entry->attempts_left-- <= 0);
-  if (attempted) Tell(&entry->when_attempted, why);
+  const bool over = !IsPassing(why) || entry->attempts_left-- <= 0;
+  if (stopped || (!was_connected && over)) Tell(&entry->when_attempted, why);
   if (stopped) Tell(&entry->when_stopped, absl::OkStatus());
   if (was_connected) {
     if (!closing_) {

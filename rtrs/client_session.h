@@ -86,8 +86,9 @@ class ClientSession final : private ClientPathOwner {
 
   // Control thread: connects a further path. EEXIST if the session has it.
   absl::Status AddPath(const PathAddress& address);
-  // The same, and tells how the first attempt ended, later on the control thread: a path that it
-  // does not connect is taken away again. ESHUTDOWN where Close() came first.
+  // The same, and tells how that ended, later on the control thread: a path that is not connected
+  // is taken away again. A few attempts are made where the server may not be done with an earlier
+  // path of these addresses. ESHUTDOWN where Close() came first.
   void AddPath(const PathAddress& address, std::function<void(const absl::Status&)> done);
   // Control thread: takes a path away; requests in flight on it fail with ECONNABORTED. ENOENT if
   // the session has no such path, EBUSY if it has no other.
@@ -101,8 +102,8 @@ class ClientSession final : private ClientPathOwner {
   // the control thread, when it is down.
   void DisconnectPath(const PathAddress& address, std::function<void(const absl::Status&)> done);
   // Control thread: connects a path at once, anew where it is connected, and tells how the attempt
-  // ended; a few more are made where it fails, for the server may not be done with the path's
-  // earlier connections. EBUSY while it is connecting already.
+  // ended, or a few where the server may not be done with the path's earlier connections. EBUSY
+  // while it is connecting already.
   void ReconnectPath(const PathAddress& address, std::function<void(const absl::Status&)> done);
 
   // Control thread: so many attempts in a row to connect a path may fail before it is left
