@@ -370,6 +370,8 @@ MappedSession::Device* MappedSession::FindDevice(const std::string& device_name)
 
 absl::optional<MappedSession::DeviceView> MappedSession::Find(
     const std::string& device_name) const {
+  // One that is about to go may have a successor already.
+  if (const Device* device = FindDevice(device_name)) return ViewOf(*device);
   for (const auto& device : devices_) {
     if (device->config.name == device_name) return ViewOf(*device);
   }
