@@ -1,0 +1,375 @@
+#include "client/tool/words.h"
+
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/types/optional.h"
+#include "common/status.h"
+#include "config/map_reader.h"
+
+namespace rnbd::client::tool {
+namespace {
+
+template <typename Value>
+struct Word {
+  Value value;
+  std::vector<std::string> forms;  // the first one is the whole word
+};
+
+const std::vector<Word<bool>>& Modes() {
+  static const std::vector<Word<bool>> words = {{false, {"client", "clt"}},
+                                                {true, {"server", "srv"}}};
+  return words;
+}
+
+const std::vector<Word<Target>>& Targets() {
+  static const std::vector<Word<Target>> words = {
+      {Target::kDevice, {"device", "devices", "dev", "devs"}},
+      {Target::kSession, {"session", "sessions", "sess"}},
+      {Target::kPath, {"path", "paths"}}};
+  return words;
+}
+
+const std::vector<Word<Verb>>& Verbs() {
+  static const std::vector<Word<Verb>> words = {{Verb::kList, {"list", "ls"}},
+                                                {Verb::kShow, {"show"}},
+                                                {Verb::kMap, {"map"}},
+                                                {Verb::kResize, {"resize"}},
+                                                {Verb::kUnmap, {"unmap"}},
+                                                {Verb::kRemap, {"remap"}},
+                                                {Verb::kClose, {"close"}},
+                                                {Verb::kDisconnect, {"disconnect", "disc"}},
+                                                {Verb::kReconnect, {"reconnect", "reco"}},
+                                                {Verb::kAdd, {"add"}},
+                                                {Verb::kDelete, {"delete", "del"}},
+                                                {Verb::kReadd, {"readd"}},
+                                                {Verb::kRecover, {"recover"}},
+                                                {Verb::kHelp, {"help", "--help", "-h"}}};
+  return words;
+}
+
+template <typename Value>
+absl::optional<Value> FindWord(const std::vector<Word<Value>>& words, const std::string& text) {
+  for (const Word<Value>& word : words) {
+    if (std::find(word.forms.begin(), word.forms.end(), text) != word.forms.end()) {
+      return word.value;
+    }
+  }
+  return absl::nullopt;
+}
+
+template <typename Value>
+std::string NameOf(const std::vector<Word<Value>>& words, Value value) {
+  for (const Word<Value>& word : words) {
+    if (word.value == value) return word.forms[0];
+  }
+  return std::string();
+}
+
+template <typename Value>
+void AddNames(const std::vector<Word<Value>>& words, std::vector<std::string>* names) {
+  for (const Word<Value>& word : words) names->push_back(word.forms[0]);
+}
+
+struct Command {
+  bool server;
+  Target target;
+  Verb verb;
+  const char* arguments;
+  const char* sentence;
+};
+
+constexpr char kListOptions[] =
+    "[FIELDS] [csv|json|xml] [B|K|M|G|T|P|E] [notree] [noheaders] [nototals]";
+constexpr char kShowDevice[] = "DEVICE [FIELDS] [csv|json|xml] [B|K|M|G|T|P|E]";
+constexpr char kShowSession[] = "SESSION [FIELDS] [csv|json|xml] [B|K|M|G|T|P|E]";
+constexpr char kShowPath[] = "[SESSION] PATH [FIELDS] [csv|json|xml] [B|K|M|G|T|P|E]";
+
+constexpr Command kCommands[] = {
+    {false, Target::kDevice, Verb::kList, kListOptions, "the devices that are mapped"},
+    {false, Target::kDevice, Verb::kShow, kShowDevice, "one of them"},
+    {false, Target::kDevice, Verb::kMap,
+     "DEVICE from SERVER [PATH]... [ro|rw|migration] [as NAME] [on MOUNT] [verbose]",
+     "maps a device of a server"},
+    {false, Target::kDevice, Verb::kResize, "DEVICE SIZE [B|K|M|G|T|P|E] [verbose]",
+     "shows a device with another size"},
+    {false, Target::kDevice, Verb::kUnmap, "DEVICE [force] [verbose]", "unmaps a device"},
+    {false, Target::kDevice, Verb::kRemap, "DEVICE [force] [verbose]",
+     "opens a device again; force: unmaps and maps it"},
+    {false, Target::kDevice, Verb::kRecover, "DEVICE|all [verbose]", "opens what is not open"},
+    {false, Target::kSession, Verb::kList, kListOptions, "the sessions"},
+    {false, Target::kSession, Verb::kShow, kShowSession, "one of them, with its paths"},
+    {false, Target::kSession, Verb::kReconnect, "SESSION [verbose]", "connects every path anew"},
+    {false, Target::kSession, Verb::kRecover, "SESSION|all [verbose]",
+     "connects the paths that are not connected"},
+    {false, Target::kSession, Verb::kRemap, "SESSION [force] [verbose]",
+     "opens every device again; force: unmaps and maps them"},
+    {false, Target::kPath, Verb::kList, kListOptions, "the paths of all sessions"},
+    {false, Target::kPath, Verb::kShow, kShowPath, "one of them"},
+    {false, Target::kPath, Verb::kDisconnect, "[SESSION] PATH [verbose]",
+     "takes a path down, and leaves it so"},
+    {false, Target::kPath, Verb::kReconnect, "[SESSION] PATH [verbose]", "connects a path anew"},
+    {false, Target::kPath, Verb::kRecover, "[SESSION] PATH|all [verbose]",
+     "connects a path that is not connected"},
+    {false, Target::kPath, Verb::kAdd, "SESSION PATH [verbose]", "gives a session a further path"},
+    {false, Target::kPath, Verb::kDelete, "[SESSION] PATH [verbose]", "takes a path away"},
+    {false, Target::kPath, Verb::kReadd, "[SESSION] PATH [verbose]",
+     "takes a path away and adds it again"},
+    {true, Target::kDevice, Verb::kList, kListOptions, "the devices that are exported"},
+    {true, Target::kDevice, Verb::kShow, kShowDevice, "one of them"},
+    {true, Target::kDevice, Verb::kClose, "DEVICE [SESSION] [force] [verbose]",
+     "closes a device for a session"},
+    {true, Target::kSession, Verb::kList, kListOptions, "the sessions"},
+    {true, Target::kSession, Verb::kShow, kShowSession, "one of them"},
+    {true, Target::kSession, Verb::kDisconnect, "SESSION [verbose]", "takes every path down"},
+    {true, Target::kPath, Verb::kList, kListOptions, "the paths of all sessions"},
+    {true, Target::kPath, Verb::kShow, kShowPath, "one of them"},
+    {true, Target::kPath, Verb::kDisconnect, "[SESSION] PATH [verbose]", "takes a path down"},
+};
+
+absl::Status UnknownWord(const std::string& word, const std::vector<std::string>& known) {
+  const auto nearest = config::NearestWord(word, known);
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown word \"", word, "\"",
+                   nearest.has_value() ? absl::StrCat("; did you mean \"", *nearest, "\"?")
+                                       : "; rnbd help says what there is"));
+}
+
+// Where a command can be about one kind of thing only, it need not be said.
+Target ImpliedTarget(Verb verb) {
+  switch (verb) {
+    case Verb::kList:
+    case Verb::kMap:
+    case Verb::kResize:
+    case Verb::kUnmap:
+    case Verb::kClose:
+      return Target::kDevice;
+    case Verb::kAdd:
+    case Verb::kDelete:
+    case Verb::kReadd:
+      return Target::kPath;
+    case Verb::kShow:
+    case Verb::kRemap:
+    case Verb::kDisconnect:
+    case Verb::kReconnect:
+    case Verb::kRecover:
+    case Verb::kHelp:
+      return Target::kNone;
+  }
+  return Target::kNone;
+}
+
+bool Matches(const Request& request, const Command& command) {
+  return command.server == request.server && command.verb == request.verb &&
+         (request.target == Target::kNone || request.target == command.target);
+}
+
+absl::Status CheckCommand(const Request& request) {
+  for (const Command& command : kCommands) {
+    if (Matches(request, command)) return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      request.server ? "a server" : "a client", " cannot ", NameOf(Verbs(), request.verb), " a ",
+      request.target == Target::kNone ? "thing" : NameOf(Targets(), request.target)));
+}
+
+class Parser {
+ public:
+  explicit Parser(const std::vector<std::string>& words) : words_(words) {}
+
+  absl::StatusOr<Request> Parse() {
+    if (const auto mode = TakeWord(Modes())) request_.server = *mode;
+    if (const auto target = TakeWord(Targets())) request_.target = *target;
+    const auto verb = TakeWord(Verbs());
+    if (!verb.has_value()) {
+      if (next_ < words_.size()) return UnknownCommand(words_[next_]);
+      return request_;  // help
+    }
+    request_.verb = *verb;
+    if (*verb == Verb::kHelp) return request_;
+    if (request_.target == Target::kNone) request_.target = ImpliedTarget(*verb);
+    RETURN_IF_ERROR(CheckCommand(request_));
+    while (next_ < words_.size()) RETURN_IF_ERROR(Take(words_[next_++]));
+    if (request_.help) return request_;
+    RETURN_IF_ERROR(CheckNames());
+    return request_;
+  }
+
+ private:
+  template <typename Value>
+  absl::optional<Value> TakeWord(const std::vector<Word<Value>>& words) {
+    if (next_ == words_.size()) return absl::nullopt;
+    const absl::optional<Value> found = FindWord(words, words_[next_]);
+    if (found.has_value()) ++next_;
+    return found;
+  }
+
+  absl::Status UnknownCommand(const std::string& word) const {
+    std::vector<std::string> known;
+    AddNames(Modes(), &known);
+    AddNames(Targets(), &known);
+    AddNames(Verbs(), &known);
+    return UnknownWord(word, known);
+  }
+
+  bool Shows() const { return request_.verb == Verb::kList || request_.verb == Verb::kShow; }
+  bool Changes() const { return !Shows(); }
+
+  absl::Status Take(const std::string& word) {
+    if (word == "help" || word == "--help" || word == "-h") {
+      request_.help = true;
+      return absl::OkStatus();
+    }
+    if (request_.help && word == "all") {
+      request_.all_help = true;
+      return absl::OkStatus();
+    }
+    if (Changes() && word == "verbose") return Set(&request_.verbose);
+    if (Changes() && word == "force") return Set(&request_.force);
+    if (word == "on") return TakeValue(word, &request_.mount);
+    if (request_.verb == Verb::kMap) return TakeMapWord(word);
+    if (TakeUnit(word)) return absl::OkStatus();
+    if (Shows() && TakeStyle(word)) return absl::OkStatus();
+    if (Shows() && IsFieldList(word)) {
+      request_.fields = word;
+      return absl::OkStatus();
+    }
+    request_.names.push_back(word);
+    return absl::OkStatus();
+  }
+
+  static absl::Status Set(bool* flag) {
+    *flag = true;
+    return absl::OkStatus();
+  }
+
+  absl::Status TakeValue(const std::string& word, std::string* value) {
+    if (next_ == words_.size()) {
+      return absl::InvalidArgumentError(absl::StrCat("nothing stands behind \"", word, "\""));
+    }
+    *value = words_[next_++];
+    return absl::OkStatus();
+  }
+
+  absl::Status TakeMapWord(const std::string& word) {
+    if (word == "from") return TakeValue(word, &request_.from);
+    if (word == "as") return TakeValue(word, &request_.file_name);
+    if (word == "ro" || word == "rw" || word == "migration") {
+      request_.access = word;
+      return absl::OkStatus();
+    }
+    request_.names.push_back(word);
+    return absl::OkStatus();
+  }
+
+  // "10G" is a size and its unit, too.
+  bool TakeUnit(const std::string& word) {
+    constexpr absl::string_view kUnits = "BKMGTPE";
+    if (!Shows() && request_.verb != Verb::kResize) return false;
+    if (word.size() != 1 || kUnits.find(word[0]) == absl::string_view::npos) return false;
+    request_.style.unit = word[0];
+    return true;
+  }
+
+  bool TakeStyle(const std::string& word) {
+    Style& style = request_.style;
+    if (word == "csv") {
+      style.format = Format::kCsv;
+    } else if (word == "json") {
+      style.format = Format::kJson;
+    } else if (word == "xml") {
+      style.format = Format::kXml;
+    } else if (word == "term") {
+      style.format = Format::kTerminal;
+    } else if (word == "noheaders") {
+      style.headers = false;
+    } else if (word == "nototals") {
+      style.totals = false;
+    } else if (word == "notree") {
+      style.tree = false;
+    } else {
+      return false;
+    }
+    return true;
+  }
+
+  // A single field is one too, where no name can stand.
+  bool IsFieldList(const std::string& word) const {
+    const size_t most_names = request_.target == Target::kPath ? 2 : 1;
+    const bool named = request_.verb == Verb::kList || request_.names.size() >= most_names;
+    const bool has_address = absl::StrContains(word, ':');
+    return word[0] == '+' || word[0] == '-' || (named && !has_address) ||
+           (absl::StrContains(word, ',') && !has_address);
+  }
+
+  absl::Status CheckNames() const {
+    const size_t given = request_.names.size();
+    const auto missing = [&](absl::string_view what) {
+      return absl::InvalidArgumentError(absl::StrCat(NameOf(Verbs(), request_.verb), " needs ",
+                                                     what, "; see rnbd ",
+                                                     NameOf(Verbs(), request_.verb), " help"));
+    };
+    switch (request_.verb) {
+      case Verb::kList:
+      case Verb::kHelp:
+        return absl::OkStatus();
+      case Verb::kMap:
+        if (given == 0 || request_.from.empty()) return missing("DEVICE from SERVER");
+        return absl::OkStatus();
+      case Verb::kResize:
+        return given == 2 ? absl::OkStatus() : missing("DEVICE SIZE");
+      case Verb::kAdd:
+        return given == 2 ? absl::OkStatus() : missing("SESSION PATH");
+      default:
+        return given == 1 || (given == 2 && request_.target != Target::kDevice) ? absl::OkStatus()
+                                                                                : missing("a name");
+    }
+  }
+
+  const std::vector<std::string>& words_;
+  size_t next_ = 0;
+  Request request_;
+};
+
+std::string CommandLine(const Command& command) {
+  return absl::StrCat("rnbd ", NameOf(Modes(), command.server), " ",
+                      NameOf(Targets(), command.target), " ", NameOf(Verbs(), command.verb));
+}
+
+}  // namespace
+
+absl::StatusOr<Request> ParseWords(const std::vector<std::string>& words) {
+  return Parser(words).Parse();
+}
+
+std::string HelpText(const Request& request) {
+  std::string text;
+  if (request.verb == Verb::kHelp) {
+    text = "Usage: rnbd [client|server] [device|session|path] COMMAND [OPTION]...\n\n";
+  }
+  for (const Command& command : kCommands) {
+    const bool fits = request.verb == Verb::kHelp
+                          ? command.server == request.server && (request.target == Target::kNone ||
+                                                                 request.target == command.target)
+                          : Matches(request, command);
+    if (!fits) continue;
+    if (request.verb == Verb::kHelp) {
+      absl::StrAppendFormat(&text, "  %-32s %s\n", CommandLine(command), command.sentence);
+    } else {
+      absl::StrAppend(&text, CommandLine(command), " ", command.arguments, "\n    ",
+                      command.sentence, "\n");
+    }
+  }
+  if (request.verb == Verb::kHelp) {
+    absl::StrAppend(&text,
+                    "\nWhere it is clear what is meant, words may be left out: rnbd map, rnbd "
+                    "session list.\n\"help\" behind a command shows its options, \"help all\" its "
+                    "fields as well.\n");
+  }
+  return text;
+}
+
+}  // namespace rnbd::client::tool

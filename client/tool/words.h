@@ -1,0 +1,59 @@
+#ifndef RNBD_CLIENT_TOOL_WORDS_H_
+#define RNBD_CLIENT_TOOL_WORDS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "client/tool/table.h"
+
+namespace rnbd::client::tool {
+
+enum class Target : uint8_t { kNone, kDevice, kSession, kPath };
+
+enum class Verb : uint8_t {
+  kList,
+  kShow,
+  kMap,
+  kResize,
+  kUnmap,
+  kRemap,
+  kClose,
+  kDisconnect,
+  kReconnect,
+  kAdd,
+  kDelete,
+  kReadd,
+  kRecover,
+  kHelp,
+};
+
+// A command line of `rnbd` (docs/rnbd.md): [MODE] [TARGET] COMMAND [ARGUMENT | OPTION]...
+struct Request {
+  bool server = false;
+  Target target = Target::kNone;  // kNone: to be found by the name that the command is about
+  Verb verb = Verb::kHelp;
+  bool help = false;  // of this command; kHelp: of what the words before it name
+  bool all_help = false;
+
+  std::vector<std::string> names;  // what the command is about
+  std::string from;                // map: the server
+  std::string mount;               // on MOUNT
+  std::string file_name;           // as NAME
+  std::string access;              // ro, rw, migration; or empty
+  std::string fields;              // for Choose()
+  bool force = false;
+  bool verbose = false;
+  Style style;
+};
+
+// kInvalidArgument, with the word that may be meant, for what is no command.
+absl::StatusOr<Request> ParseWords(const std::vector<std::string>& words);
+
+// What may be said at this level, or how a command is used.
+std::string HelpText(const Request& request);
+
+}  // namespace rnbd::client::tool
+
+#endif  // RNBD_CLIENT_TOOL_WORDS_H_

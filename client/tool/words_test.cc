@@ -1,0 +1,112 @@
+#include "client/tool/words.h"
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_split.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace rnbd::client::tool {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+absl::StatusOr<Request> Parse(const std::string& line) {
+  return ParseWords(absl::StrSplit(line, ' ', absl::SkipEmpty()));
+}
+
+Request Parsed(const std::string& line) {
+  const auto request = Parse(line);
+  EXPECT_TRUE(request.ok()) << line << ": " << request.status();
+  return request.value_or(Request{});
+}
+
+std::string Refusal(const std::string& line) {
+  const auto request = Parse(line);
+  EXPECT_FALSE(request.ok()) << line;
+  EXPECT_EQ(request.status().code(), absl::StatusCode::kInvalidArgument);
+  return std::string(request.status().message());
+}
+
+TEST(Words, WordsMayBeLeftOut) {
+  for (const char* line : {"client device list", "client devices ls", "dev list", "list", "ls"}) {
+    const Request request = Parsed(line);
+    EXPECT_EQ(request.verb, Verb::kList) << line;
+    EXPECT_EQ(request.target, Target::kDevice) << line;
+    EXPECT_FALSE(request.server) << line;
+  }
+  EXPECT_EQ(Parsed("sess list").target, Target::kSession);
+  EXPECT_EQ(Parsed("srv paths list").target, Target::kPath);
+  EXPECT_TRUE(Parsed("srv paths list").server);
+  EXPECT_EQ(Parsed("show x").target, Target::kNone);
+  EXPECT_EQ(Parsed("del x").target, Target::kPath);
+  EXPECT_EQ(Parsed("").verb, Verb::kHelp);
+}
+
+TEST(Words, Map) {
+  const Request request =
+      Parsed("map a/b from srv tcp:10.0.0.1 10.0.0.2@10.0.0.3 ro as disk on /mnt verbose");
+  EXPECT_THAT(request.names, ElementsAre("a/b", "tcp:10.0.0.1", "10.0.0.2@10.0.0.3"));
+  EXPECT_EQ(request.from, "srv");
+  EXPECT_EQ(request.access, "ro");
+  EXPECT_EQ(request.file_name, "disk");
+  EXPECT_EQ(request.mount, "/mnt");
+  EXPECT_TRUE(request.verbose);
+}
+
+TEST(Words, ListsAndTheirForm) {
+  const Request request = Parsed("device list mapping_path,devpath json K notree noheaders");
+  EXPECT_EQ(request.fields, "mapping_path,devpath");
+  EXPECT_EQ(request.style.format, Format::kJson);
+  EXPECT_EQ(request.style.unit, 'K');
+  EXPECT_FALSE(request.style.tree);
+  EXPECT_FALSE(request.style.headers);
+  EXPECT_TRUE(request.style.totals);
+  EXPECT_EQ(Parsed("list state").fields, "state");
+  EXPECT_EQ(Parsed("list +state xml").fields, "+state");
+}
+
+TEST(Words, NamesAndFields) {
+  EXPECT_THAT(Parsed("show disk0 all").names, ElementsAre("disk0"));
+  EXPECT_EQ(Parsed("show disk0 all").fields, "all");
+  EXPECT_THAT(Parsed("path show blya mlx5_0:1").names, ElementsAre("blya", "mlx5_0:1"));
+  EXPECT_THAT(Parsed("path show blya mlx5_0 -state").names, ElementsAre("blya", "mlx5_0"));
+  EXPECT_THAT(Parsed("show ip:10.0.0.2,ip:10.0.0.1").names, ElementsAre("ip:10.0.0.2,ip:10.0.0.1"));
+}
+
+TEST(Words, Changes) {
+  EXPECT_TRUE(Parsed("unmap disk0 force").force);
+  EXPECT_EQ(Parsed("resize disk0 10 G").style.unit, 'G');
+  EXPECT_THAT(Parsed("resize disk0 10G").names, ElementsAre("disk0", "10G"));
+  EXPECT_THAT(Parsed("path add blya tcp:10.0.0.1").names, ElementsAre("blya", "tcp:10.0.0.1"));
+}
+
+TEST(Words, RefusesAndSaysWhatMayBeMeant) {
+  EXPECT_THAT(Refusal("lisst"), HasSubstr("did you mean \"list\"?"));
+  EXPECT_THAT(Refusal("client sesion list"), HasSubstr("did you mean \"session\"?"));
+  EXPECT_THAT(Refusal("frobnicate"), HasSubstr("rnbd help"));
+  EXPECT_THAT(Refusal("server device map x from y"), HasSubstr("a server cannot map a device"));
+  EXPECT_THAT(Refusal("session unmap x"), HasSubstr("a client cannot unmap a session"));
+  EXPECT_THAT(Refusal("map x"), HasSubstr("DEVICE from SERVER"));
+  EXPECT_THAT(Refusal("map x from"), HasSubstr("nothing stands behind \"from\""));
+  EXPECT_THAT(Refusal("resize x"), HasSubstr("DEVICE SIZE"));
+  EXPECT_THAT(Refusal("unmap"), HasSubstr("needs a name"));
+  EXPECT_THAT(Refusal("unmap a b"), HasSubstr("needs a name"));
+}
+
+TEST(Words, HelpAtEachLevel) {
+  EXPECT_THAT(HelpText(Parsed("help")), HasSubstr("rnbd client device map"));
+  const std::string sessions = HelpText(Parsed("client session help"));
+  EXPECT_THAT(sessions, HasSubstr("rnbd client session recover"));
+  EXPECT_THAT(sessions, ::testing::Not(HasSubstr("device map")));
+  EXPECT_THAT(HelpText(Parsed("server help")), HasSubstr("rnbd server device close"));
+  const Request map = Parsed("map help");
+  EXPECT_TRUE(map.help);
+  EXPECT_THAT(HelpText(map), HasSubstr("DEVICE from SERVER"));
+  EXPECT_TRUE(Parsed("list help all").all_help);
+}
+
+}  // namespace
+}  // namespace rnbd::client::tool

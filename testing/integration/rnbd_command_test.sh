@@ -1,0 +1,152 @@
+#!/bin/bash
+# The rnbd command on the mounts that it finds: what it prints, what it changes, and its exit status.
+
+source testing/shell_test.sh
+in_private_mounts "$@"
+require_fuse
+require python3
+source testing/integration/remote_disk.sh
+
+MNT=$TEST_DIR/mnt
+RNBD=${bin}client/rnbd
+export RNBD_MOUNTS=$MNT
+
+make_images 16M disk.img other.img
+start_server server <<YAML
+listen:
+  - unix: $SOCKET
+  - unix: $SOCKET.2
+sessions:
+  - name: "*"
+    dev_search_path: $IMAGES
+YAML
+
+# Runs rnbd, which is to end with this status; its output is in $output.
+expect() {
+  local expected=$1 status=0
+  shift
+  output=$("$RNBD" "$@" 2>"$TEST_DIR/stderr") || status=$?
+  ((status == expected)) || fail "rnbd $*: status $status: $output $(<"$TEST_DIR/stderr")"
+}
+
+expect_output() { [[ $output == "$1" ]] || fail "printed '$output' instead of '$1'"; }
+
+says() { grep -qF "$1" "$TEST_DIR/stderr" || fail "it does not say '$1': $(<"$TEST_DIR/stderr")"; }
+
+case_start "without a mount"
+expect 3 list
+says "no mount of rnbd-fuse"
+expect 0 help
+[[ $output == *"rnbd client device map"* ]] || fail "$output"
+expect 2 sesion list
+says 'did you mean "session"?'
+case_end
+
+start_client client "$MNT" --no-state <<YAML
+sessions:
+  - name: blya
+    paths: ["unix:$SOCKET"]
+    reconnect: {min: 50ms, max: 200ms}
+    devices:
+      - path: disk.img
+        name: disk0
+YAML
+
+case_start "lists and shows"
+expect 0 list csv
+expect_output $'Session,Mapping Path,Device,State,Access Mode\nblya,disk.img,disk0,open,rw'
+expect 0 client devices list mapping_path,devpath noheaders
+expect_output "disk.img  $MNT/disk0"
+expect 0 show disk0 devname,mount json
+python3 -c 'import json, sys; assert json.loads(sys.argv[1]) == {"devices": [{"devname": "disk0", "mount": sys.argv[2]}]}, sys.argv' "$output" "$MNT"
+expect 0 show "$MNT/disk0" devname xml
+expect_output $'<devices>\n  <device>\n    <devname>disk0</devname>\n  </device>\n</devices>'
+expect 0 session list sessname,state,path_uu,mp,path_cnt csv
+expect_output $'Session name,State,PS,MP Policy,Path cnt\nblya,connected,U,min-inflight,1'
+expect 0 session list sessname
+expect_output $'Session name\nblya\n'"  unix:@unix:${SOCKET//\//!} connected"
+expect 0 path list dst_addr,hca_name,state csv noheaders
+expect_output "unix:$SOCKET,unix,connected"
+dd if="$MNT/disk0" of=/dev/null bs=1M count=3 iflag=direct status=none
+expect 0 show disk0 rx_sect K noheaders
+expect_output "3072"
+expect 3 show nothing
+expect 2 list devnam
+says 'did you mean "devname"?'
+expect 1 server list
+says "no control files"
+case_end
+
+case_start "maps and unmaps"
+expect 0 map other.img from blya ro as second
+expect_output "$MNT/second"
+expect 0 show second access_mode noheaders
+expect_output ro
+expect 1 map other.img from blya
+says "File exists"
+expect 1 map missing.img from blya
+says "No such file"
+exec 5<"$MNT/second"
+expect 1 unmap second
+says "force"
+exec 5<&-
+expect 0 unmap other.img verbose
+expect_output "$MNT/sys/block/second/rnbd/unmap_device: normal"
+expect 3 unmap second
+expect 0 map other.img from "unix:$SOCKET.2"
+expect_output "$MNT/other.img"
+expect 0 show other.img sessname noheaders
+[[ $output == *"@unix--"* ]] || fail "the session is $output"
+expect 0 remap other.img force
+expect 0 unmap other.img
+expect 0 session list sessname notree noheaders
+expect_output blya
+case_end
+
+case_start "resizes"
+expect 0 resize disk0 8 M
+[[ $(stat -c %s "$MNT/disk0") == 8388608 ]] || fail "it has $(stat -c %s "$MNT/disk0") bytes"
+expect 2 resize disk0 1000
+expect 2 resize disk0 big
+expect 0 resize disk0 16M
+case_end
+
+case_start "paths"
+expect 0 path add blya "unix:$SOCKET.2"
+expect 1 path add blya "unix:$SOCKET.2"
+expect 0 session show blya path_uu noheaders notree
+expect_output UU
+expect 0 path disconnect "unix:$SOCKET.2"
+expect 0 session show blya act_path_cnt noheaders notree
+expect_output 1
+expect 0 session recover blya
+expect 0 session show blya path_uu noheaders notree
+expect_output UU
+expect 0 path disconnect blya "unix:$SOCKET"
+expect 0 recover all
+expect 0 session show blya path_uu noheaders notree
+expect_output UU
+expect 0 session reconnect blya
+expect 0 path readd "unix:$SOCKET.2"
+expect 0 path delete "unix:$SOCKET.2"
+expect 1 path delete "unix:$SOCKET"
+expect 0 path list dst_addr noheaders
+expect_output "unix:$SOCKET"
+case_end
+
+case_start "several mounts"
+start_client another "$TEST_DIR/mnt2" --no-state <<YAML
+sessions: []
+YAML
+export RNBD_MOUNTS=$MNT:$TEST_DIR/mnt2
+expect 2 map other.img from "unix:$SOCKET.2"
+says "on $TEST_DIR/mnt2"
+expect 0 map other.img from "unix:$SOCKET" on "$TEST_DIR/mnt2"
+expect_output "$TEST_DIR/mnt2/other.img"
+expect 0 list devname,mount noheaders notree
+expect_output "disk0      $MNT
+other.img  $TEST_DIR/mnt2"
+expect 0 unmap other.img
+stop_daemon another
+stop_daemon client
+case_end
