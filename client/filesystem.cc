@@ -389,7 +389,7 @@ struct stat Filesystem::RootAttributes() const {
   struct stat attributes = {};
   attributes.st_ino = kRoot;
   attributes.st_mode = S_IFDIR | 0755;
-  attributes.st_nlink = 2;
+  attributes.st_nlink = options_.control != nullptr ? 3 : 2;
   attributes.st_uid = options_.owner;
   attributes.st_gid = options_.group;
   attributes.st_blksize = 4096;

@@ -61,7 +61,7 @@ case_end
 case_start "files stay as they were"
 chmod 640 "$TEST_DIR/mnt/other.img"
 touch --date=@1000000000 "$TEST_DIR/mnt/other.img"
-before=$(stat -c '%i %s %a %Y' "$TEST_DIR/mnt"/*)
+before=$(stat -c '%i %s %a %Y' "$TEST_DIR/mnt"/*.img)
 exec 5<>"$TEST_DIR/mnt/other.img"
 echo "before" >&5
 kill_serving client
@@ -69,7 +69,7 @@ echo "after" >&5
 exec 5>&-
 [[ $(head -n 2 "$TEST_DIR/mnt/other.img") == $'before\nafter' ]] || fail "what was written is not there"
 sleep 1.1  # beyond what the kernel remembers
-[[ $(stat -c '%i %s %a %Y' "$TEST_DIR/mnt"/*) == "$before" ]] || fail "$(stat "$TEST_DIR/mnt"/*) instead of $before"
+[[ $(stat -c '%i %s %a %Y' "$TEST_DIR/mnt"/*.img) == "$before" ]] || fail "$(stat "$TEST_DIR/mnt"/*.img) instead of $before"
 case_end
 
 case_start "ends as ever"
