@@ -9,6 +9,7 @@ Figure = collections.namedtuple("Figure", "what wanted measured verdict")
 
 REACHED = "reached"
 MISSED = "missed"
+UNDECIDED = "undecided"
 NOT_MEASURED = "not measured"
 
 
@@ -93,6 +94,13 @@ def rows():
                processor_at_most(0.25, everything, everything))
 
 
+def verdict(wanted, mine, other):
+    """Only what every round agrees on is decided."""
+    holds = {wanted.holds(wanted.value([one], [another])) for one, another in zip(mine, other)}
+    holds.add(wanted.holds(wanted.value(mine, other)))
+    return UNDECIDED if len(holds) > 1 else REACHED if holds.pop() else MISSED
+
+
 def evaluate(results):
     for what, cell, place, mine, other, wanted in rows():
         name = other if isinstance(other, str) else other(results, mine, cell, place)
@@ -102,7 +110,7 @@ def evaluate(results):
             yield Figure(what, f"{wanted.text()} {beside}", "–", NOT_MEASURED)
             continue
         value = wanted.value(samples[mine], samples[name])
-        yield Figure(what, f"{wanted.text()} {beside}", f"{value:.2f}×", REACHED if wanted.holds(value) else MISSED)
+        yield Figure(what, f"{wanted.text()} {beside}", f"{value:.2f}×", verdict(wanted, samples[mine], samples[name]))
 
 
 def behind(results):

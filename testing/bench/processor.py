@@ -55,18 +55,22 @@ def family(pid):
 
 
 def now(clients, servers):
+    """Times since the start; those of the kernel's threads thread by thread, as {number: seconds}."""
     def of(pids):
         return sum(read_stat(member)[1] for pid in pids for member in family(pid))
 
-    kernel = 0.0
+    kernel = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             parent, seconds = read_stat(entry)
-            kernel += seconds if parent == KERNEL_THREADS else 0
+            if parent == KERNEL_THREADS:
+                kernel[int(entry)] = seconds
     with open("/proc/stat", encoding="ascii") as file:
         busy = parse_machine(file.read())
     return Times(of(clients), of(servers), kernel, busy)
 
 
 def between(before, after):
-    return Times(*(later - earlier for earlier, later in zip(before, after)))
+    # One that has ended is in the first only, with all the time that it ever had.
+    kernel = sum(max(0.0, seconds - before.kernel.get(number, 0.0)) for number, seconds in after.kernel.items())
+    return Times(after.client - before.client, after.server - before.server, kernel, after.busy - before.busy)

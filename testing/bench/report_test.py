@@ -99,6 +99,11 @@ class ProcessorTest(unittest.TestCase):
             pass
         self.assertGreater(processor.between(before, processor.now([os.getpid()], [])).busy, 0)
 
+    def test_a_kernel_thread_that_ends_takes_nothing_away(self):
+        before = processor.Times(1.0, 1.0, {2: 50.0, 3: 7.0}, 60.0)
+        after = processor.Times(2.0, 1.5, {3: 7.5, 4: 0.25}, 64.0)
+        self.assertEqual(processor.between(before, after), processor.Times(1.0, 0.5, 0.75, 4.0))
+
     def test_the_family_of_nobody_is_harmless(self):
         self.assertEqual(processor.family(2**22 + 1), [2**22 + 1])
 
@@ -175,6 +180,13 @@ class ReportTest(unittest.TestCase):
         name = f"{SINGLE.name}, mounted file, TCP: median latency"
         self.assertEqual(verdicts[(name, "≤ 1.7× null")], ("2.00×", figures.MISSED))
         self.assertEqual(verdicts[(f"{DEEP.name}, loop, TCP", "≥ 0.85× null")], ("–", figures.NOT_MEASURED))
+
+    def test_what_the_rounds_disagree_on_is_undecided(self):
+        wanted = figures.iops_at_least(0.8)
+        base = samples(100, 100, 100)
+        self.assertEqual(figures.verdict(wanted, samples(90, 81, 95), base), figures.REACHED)
+        self.assertEqual(figures.verdict(wanted, samples(90, 79, 95), base), figures.UNDECIDED)
+        self.assertEqual(figures.verdict(wanted, samples(70, 79, 60), base), figures.MISSED)
 
     def test_processor_figures_are_sums_of_parts(self):
         figure = next(figure for figure in figures.evaluate(self.results)
