@@ -19,6 +19,23 @@ enum class BlockOperation : uint8_t {
   kWriteZeroes,  // the range reads as zeroes afterwards
 };
 
+// For people.
+constexpr const char* BlockOperationName(BlockOperation operation) {
+  switch (operation) {
+    case BlockOperation::kRead:
+      return "read";
+    case BlockOperation::kWrite:
+      return "write";
+    case BlockOperation::kFlush:
+      return "flush";
+    case BlockOperation::kDiscard:
+      return "discard";
+    case BlockOperation::kWriteZeroes:
+      return "write zeroes";
+  }
+  return "unknown";
+}
+
 // A request in bytes, of any offset and length within the device. The owner keeps it and its data
 // in place until OnDone(), and may use it again from within OnDone().
 class BlockRequest {

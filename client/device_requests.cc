@@ -18,22 +18,6 @@ bool IsChange(BlockOperation operation) {
   return operation != BlockOperation::kRead && operation != BlockOperation::kFlush;
 }
 
-const char* NameOf(BlockOperation operation) {
-  switch (operation) {
-    case BlockOperation::kRead:
-      return "read";
-    case BlockOperation::kWrite:
-      return "write";
-    case BlockOperation::kFlush:
-      return "flush";
-    case BlockOperation::kDiscard:
-      return "discard";
-    case BlockOperation::kWriteZeroes:
-      return "write of zeroes";
-  }
-  return "request";
-}
-
 }  // namespace
 
 class DeviceRequests::Request final : public BlockRequest {
@@ -293,9 +277,9 @@ void DeviceRequests::GiveUp(Request* request) {
   const BlockDevice* device = request->file->device();
   if (log_overdue_.Allow()) {
     spdlog::warn(
-        "device {}: no answer to a {} of {} bytes at {} within io_timeout, {}: it fails ({} more "
+        "device {}: no answer to {}, {} bytes at {}, within io_timeout, {}: it fails ({} more "
         "not shown)",
-        device->name(), NameOf(request->operation), request->length, request->offset,
+        device->name(), BlockOperationName(request->operation), request->length, request->offset,
         absl::FormatDuration(device->io_timeout()), log_overdue_.TakeSuppressed());
   }
   replies_->Error(request->unique, ETIMEDOUT);

@@ -37,22 +37,6 @@ void PostAndWait(Ring* ring, const std::function<void()>& task) {
   done.WaitForNotification();
 }
 
-const char* OperationName(BlockOperation operation) {
-  switch (operation) {
-    case BlockOperation::kRead:
-      return "read";
-    case BlockOperation::kWrite:
-      return "write";
-    case BlockOperation::kFlush:
-      return "flush";
-    case BlockOperation::kDiscard:
-      return "discard";
-    case BlockOperation::kWriteZeroes:
-      return "write zeroes";
-  }
-  return "unknown";
-}
-
 }  // namespace
 
 class FuseServer::Worker final : public FuseHandler {
@@ -200,7 +184,7 @@ std::string FuseServer::DescribeOldest() {
       worker->requests().ForEachUnanswered([&](const DeviceRequests::Unanswered& request) {
         if (request.age_ns <= greatest_age) return;
         greatest_age = request.age_ns;
-        text = absl::StrCat(OperationName(request.operation), " of ", request.length,
+        text = absl::StrCat(BlockOperationName(request.operation), " of ", request.length,
                             " bytes at offset ", request.offset, " of device \"",
                             request.device->name(), "\", ", request.age_ns / 1'000'000, " ms ago",
                             request.waits_for_buffer ? ", waiting for a buffer" : "");

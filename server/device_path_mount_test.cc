@@ -26,17 +26,8 @@ namespace {
 using ::rnbd::testing::LoopDevice;
 using ::rnbd::testing::ScopedMount;
 
-class PrivateMounts final : public ::testing::Environment {
- public:
-  void SetUp() override {
-    if (geteuid() != 0) return;
-    absl::Status status = testing::EnterPrivateMountNamespace();
-    ASSERT_TRUE(status.ok()) << status;
-  }
-};
-
 ::testing::Environment* const private_mounts =
-    ::testing::AddGlobalTestEnvironment(new PrivateMounts());
+    ::testing::AddGlobalTestEnvironment(new testing::PrivateMounts());
 
 class DevicePathMountTest : public ::testing::Test {
  protected:

@@ -138,13 +138,8 @@ class FileSystem {
   std::unique_ptr<ScopedMount> mount_;
 };
 
-class FileSystems final : public ::testing::Environment {
+class FileSystems final : public testing::PrivateMounts {
  public:
-  void SetUp() override {
-    if (!IsRoot()) return;
-    absl::Status status = testing::EnterPrivateMountNamespace();
-    ASSERT_TRUE(status.ok()) << status;
-  }
   void TearDown() override { made_.clear(); }
 
   std::string Directory(const std::string& type, const std::string& make, uint32_t block_size) {

@@ -2,6 +2,7 @@
 
 #include <sched.h>
 #include <sys/mount.h>
+#include <unistd.h>
 
 #include <cerrno>
 
@@ -16,6 +17,12 @@ absl::Status EnterPrivateMountNamespace() {
     return ErrnoToStatus(errno, "make the mounts private");
   }
   return absl::OkStatus();
+}
+
+void PrivateMounts::SetUp() {
+  if (geteuid() != 0) return;
+  absl::Status status = EnterPrivateMountNamespace();
+  ASSERT_TRUE(status.ok()) << status;
 }
 
 absl::StatusOr<std::unique_ptr<ScopedMount>> ScopedMount::Mount(const std::string& source,

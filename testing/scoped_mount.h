@@ -6,12 +6,20 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "gtest/gtest.h"
 
 namespace rnbd::testing {
 
 // Gives the process a mount namespace of its own: what it mounts ends with it, and no other process
 // sees it (a mount below /tmp breaks Bazel's sandboxes). Before any thread is started.
 absl::Status EnterPrivateMountNamespace();
+
+// That for all tests of a program: ::testing::AddGlobalTestEnvironment(new PrivateMounts()).
+// Without root there is none, and nothing to mount.
+class PrivateMounts : public ::testing::Environment {
+ public:
+  void SetUp() override;
+};
 
 // A mounted file system. Tests that use it need the tag "local".
 class ScopedMount {

@@ -27,17 +27,8 @@ namespace {
 
 using testing::FakeBlockDevice;
 
-class PrivateMounts : public ::testing::Environment {
- public:
-  void SetUp() override {
-    if (geteuid() != 0) return;
-    absl::Status status = testing::EnterPrivateMountNamespace();
-    ASSERT_TRUE(status.ok()) << status;
-  }
-};
-
 ::testing::Environment* const private_mounts =
-    ::testing::AddGlobalTestEnvironment(new PrivateMounts());
+    ::testing::AddGlobalTestEnvironment(new testing::PrivateMounts());
 
 class ImageOnFuseTest : public ::testing::TestWithParam<config::DirectIo> {
  protected:
