@@ -127,11 +127,10 @@ void Mappings::Map(const MapCommand& command, Done done) {
     if (!made.ok()) return done(made.status());
     session = *made;
   }
-  config::ClientDeviceConfig device;
+  config::ClientDeviceConfig device = config::DefaultDevice(session->settings());
   device.path = command.device_path;
   device.name = command.name;
   device.access = command.access;
-  device.io_hold = session->settings().io_hold;
   ConfigOf(command.session)->devices.push_back(device);
   coming_.insert(device.name);
   session->AddDevice(device,

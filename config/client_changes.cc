@@ -104,8 +104,10 @@ void ApplyToSession(const ClientConfig& config, const SessionChanges& changes,
                                        "this name, now"));
       continue;
     }
-    ClientDeviceConfig device = mapped;
-    device.io_hold = session->settings.io_hold;
+    ClientDeviceConfig device = DefaultDevice(session->settings);
+    device.path = mapped.path;
+    device.name = mapped.name;
+    device.access = mapped.access;
     devices.push_back(std::move(device));
   }
 }

@@ -18,6 +18,7 @@ using ::testing::SizeIs;
 ClientConfig File() {
   return *ParseClientConfig(R"(
 io_hold: 30s
+io_timeout: 90s
 sessions:
   - name: blya
     paths: ["tcp:192.0.2.1:1234", "tcp:192.0.2.2:1234"]
@@ -31,10 +32,9 @@ sessions:
 
 ClientDeviceConfig Device(const std::string& path, const std::string& name,
                           const ClientSessionSettings& settings) {
-  ClientDeviceConfig device;
+  ClientDeviceConfig device = DefaultDevice(settings);
   device.path = path;
   device.name = name;
-  device.io_hold = settings.io_hold;
   return device;
 }
 
@@ -92,6 +92,7 @@ TEST(ClientChanges, ASessionOfItsOwn) {
   now.sessions.push_back(session);
   EXPECT_EQ(ThroughText(file, now), now);
   EXPECT_EQ(now.sessions[1].devices[0].io_hold, absl::Seconds(30));
+  EXPECT_EQ(now.sessions[1].devices[0].io_timeout, absl::Seconds(90));
 }
 
 TEST(ClientChanges, PathsAndSettings) {

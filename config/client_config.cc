@@ -150,9 +150,7 @@ class SessionsReader {
 
   void ReadDevice(const YamlNode& node, Names* device_paths, ClientSessionConfig* session) {
     MapReader reader(node, "a device", errors_);
-    ClientDeviceConfig device;
-    device.io_hold = session->settings.io_hold;
-    device.io_timeout = session->settings.io_timeout;
+    ClientDeviceConfig device = DefaultDevice(session->settings);
     device.origin.text = absl::StrCat(errors_->file(), ":", node.mark.line);
     if (const YamlNode* path = reader.Require("path", "what the server is asked for")) {
       reader.ReadText("path", "what the server is asked for", &device.path);

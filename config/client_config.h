@@ -58,6 +58,14 @@ struct ClientSessionSettings {
   friend bool operator==(const ClientSessionSettings&, const ClientSessionSettings&) = default;
 };
 
+// A device that says nothing of its own.
+inline ClientDeviceConfig DefaultDevice(const ClientSessionSettings& settings) {
+  ClientDeviceConfig device;
+  device.io_hold = settings.io_hold;
+  device.io_timeout = settings.io_timeout;
+  return device;
+}
+
 struct ClientSessionConfig {
   std::string name;                      // rules of section 2.8; unique in the file
   std::vector<rtrs::PathAddress> paths;  // 1..kMaxPaths, all different
