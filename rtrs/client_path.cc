@@ -321,33 +321,35 @@ void ClientPath::AttemptOver() {
     ++failed_connects_;
     if (was_ever_connected_) ++failed_reconnects_;
   }
-  if (ShouldStop()) {
-    stopping_ = false;
+  const WhenDown next = TakeWhenDown();
+  if (next == WhenDown::kStop) {
     Enter(State::kStopped);
     owner_->OnPathDown(this, was_connected_, why_, absl::InfiniteDuration());
     return;
   }
   Enter(State::kWaiting);
-  absl::Duration wait = std::exchange(hurrying_, false) ? absl::ZeroDuration() : NextWait();
+  absl::Duration wait = next == WhenDown::kConnect ? absl::ZeroDuration() : NextWait();
   timer_.Arm(wait);
   owner_->OnPathDown(this, was_connected_, why_, wait);
 }
 
-bool ClientPath::ShouldStop() const {
-  if (hurrying_) return false;
-  return stopping_ || (max_reconnect_attempts_ >= 0 && failed_connects_ >= max_reconnect_attempts_);
+ClientPath::WhenDown ClientPath::TakeWhenDown() {
+  const WhenDown asked = std::exchange(when_down_, WhenDown::kWait);
+  if (asked != WhenDown::kWait) return asked;
+  const bool tried_enough =
+      max_reconnect_attempts_ >= 0 && failed_connects_ >= max_reconnect_attempts_;
+  return tried_enough ? WhenDown::kStop : WhenDown::kWait;
 }
 
 void ClientPath::Stop() {
-  hurrying_ = false;
   switch (state_) {
     case State::kConnecting:
     case State::kConnected:
-      stopping_ = true;
+      when_down_ = WhenDown::kStop;
       Fail(ErrnoToStatus(ESHUTDOWN, "disconnected by a person"));
       return;
     case State::kDisconnecting:
-      stopping_ = true;
+      when_down_ = WhenDown::kStop;
       return;
     case State::kIdle:
     case State::kWaiting:
@@ -363,7 +365,7 @@ void ClientPath::Stop() {
 absl::Status ClientPath::Reconnect() {
   switch (state_) {
     case State::kConnected:
-      hurrying_ = true;
+      when_down_ = WhenDown::kConnect;
       Fail(ErrnoToStatus(ECONNRESET, "connected anew by a person"));
       break;
     case State::kIdle:

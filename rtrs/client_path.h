@@ -142,7 +142,9 @@ class ClientPath final : private ClientConnectionOwner {
   void Down(ClientConnection* connection, const absl::Status& why);
   void Quiesce();
   void AttemptOver();
-  bool ShouldStop() const;
+  // What follows when the last connection is down.
+  enum class WhenDown : uint8_t { kWait, kStop, kConnect };
+  WhenDown TakeWhenDown();
   PathTraffic AllTraffic() const;
   void ReturnPermits();
   absl::Duration NextWait();
@@ -176,8 +178,7 @@ class ClientPath final : private ClientConnectionOwner {
   int failed_attempts_ = 0;
   int failed_connects_ = 0;  // in a row
   int max_reconnect_attempts_ = -1;
-  bool stopping_ = false;
-  bool hurrying_ = false;  // to the next attempt
+  WhenDown when_down_ = WhenDown::kWait;
   uint64_t reconnects_ = 0;
   uint64_t failed_reconnects_ = 0;
   bool was_ever_connected_ = false;

@@ -617,70 +617,68 @@ TEST_F(DeviceSessionTest, OpenRightBehindCloseGetsTheDevice) {
   }
 }
 
-TEST_F(DeviceSessionTest, AnOpenThatBlocksHoldsUpNoIo) {
-  server_.Stop();
-  absl::Notification go_on;
-  absl::Notification blocked;
-  server_.on_open = [&](absl::string_view name, AccessMode) {
-    if (name == "slow") {
-      blocked.Notify();
-      go_on.WaitForNotification();
-    }
-    return absl::OkStatus();
-  };
-  server_.AddDisk("slow", &other_disk_);
-  client_.reset();
-  server_.Start();
-  client_ = NewClient("blya");
+// With a device "slow" whose opening waits for LetGo().
+class SlowOpenTest : public DeviceSessionTest {
+ protected:
+  SlowOpenTest() {
+    server_.Stop();
+    server_.on_open = [this](absl::string_view name, AccessMode) {
+      if (name != "slow") return absl::OkStatus();
+      ++slow_opens_;
+      blocked_.Notify();
+      go_on_.WaitForNotification();
+      return absl::OkStatus();
+    };
+    server_.AddDisk("slow", &other_disk_);
+    client_.reset();
+    server_.Start();
+    client_ = NewClient("blya");
+  }
+
+  // The reply comes to `offset`.
+  std::unique_ptr<UserRequest> BeginSlowOpen(size_t offset) {
+    const OpenMessage message = *MakeOpen("slow", AccessMode::kReadWrite);
+    auto open = client_->Begin(client_->control_lane(), Direction::kRead, MessageBytes(message),
+                               client_->data(sizeof(OpenResponse), offset));
+    blocked_.WaitForNotification();
+    return open;
+  }
+  void LetGo() { go_on_.Notify(); }
+
+  std::atomic<int> slow_opens_ = 0;
+
+ private:
+  absl::Notification blocked_;
+  absl::Notification go_on_;
+};
+
+TEST_F(SlowOpenTest, HoldsUpNoIo) {
   const uint32_t id = client_->Open("disk0");
-  const OpenMessage message = *MakeOpen("slow", AccessMode::kReadWrite);
-  auto open = client_->Begin(client_->control_lane(), Direction::kRead, MessageBytes(message),
-                             client_->data(sizeof(OpenResponse), 65536));
-  blocked.WaitForNotification();
+  auto open = BeginSlowOpen(65536);
   for (size_t lane : {0, 1}) {
     EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kRead, 0, 4096), client_->data(4096), lane),
               0);
   }
   EXPECT_EQ(client_->SessInfo(), 0);
   EXPECT_FALSE(open->done());
-  go_on.Notify();
+  LetGo();
   EXPECT_EQ(open->Wait(), 0);
 }
 
-TEST_F(DeviceSessionTest, AnOpenThatBlocksHoldsUpNoOtherOpen) {
-  server_.Stop();
-  absl::Notification go_on;
-  absl::Notification blocked;
-  std::atomic<int> slow_opens = 0;
-  server_.on_open = [&](absl::string_view name, AccessMode) {
-    if (name == "slow") {
-      ++slow_opens;
-      blocked.Notify();
-      go_on.WaitForNotification();
-    }
-    return absl::OkStatus();
-  };
-  server_.AddDisk("slow", &other_disk_);
-  client_.reset();
-  server_.Start();
-  client_ = NewClient("blya");
-  const OpenMessage message = *MakeOpen("slow", AccessMode::kReadWrite);
-  auto first = client_->Begin(client_->control_lane(), Direction::kRead, MessageBytes(message),
-                              client_->data(sizeof(OpenResponse), 65536));
-  blocked.WaitForNotification();
+TEST_F(SlowOpenTest, HoldsUpNoOtherOpen) {
+  auto first = BeginSlowOpen(65536);
   // The same device again, as a client does that has lost a path meanwhile: opened once.
-  auto again = client_->Begin(client_->control_lane(), Direction::kRead, MessageBytes(message),
-                              client_->data(sizeof(OpenResponse), 66560));
+  auto again = BeginSlowOpen(66560);
   const uint32_t id = client_->Open("disk0");
   EXPECT_NE(id, UINT32_MAX);
   EXPECT_EQ(client_->CloseDevice(id), 0);
   auto other_client = NewClient("other");
   EXPECT_NE(other_client->Open("disk0"), UINT32_MAX);
   EXPECT_FALSE(first->done() || again->done());
-  go_on.Notify();
+  LetGo();
   EXPECT_EQ(first->Wait(), 0);
   EXPECT_EQ(again->Wait(), 0);
-  EXPECT_EQ(slow_opens.load(), 1);
+  EXPECT_EQ(slow_opens_.load(), 1);
   EXPECT_EQ(other_disk_.opens(), 1);
 }
 

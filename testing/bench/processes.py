@@ -2,45 +2,13 @@
 
 import os
 import pathlib
-import random
 import resource
 import signal
 import socket
 import subprocess
 import sys
-import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-class BenchError(Exception):
-    """What ends a run: something could not be set up, or does not end."""
-
-
-def binary(path):
-    """A program of this tree, in Bazel's runfiles or built by hand."""
-    here = pathlib.Path(path)
-    return here.absolute() if os.access(here, os.X_OK) else ROOT / "bazel-bin" / path
-
-
-def wait_for(what, condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise BenchError(f"{what}: not within {seconds} s")
-        time.sleep(0.01)
-
-
-def free_port():
-    """Below those that the system gives to connections, so that none of them takes it meanwhile."""
-    while True:
-        port = random.SystemRandom().randrange(10000, 30000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                continue
+from script_support import ScriptError, wait_for
 
 
 def accepts(family, address):
@@ -111,11 +79,11 @@ def run(*command, seconds=60):
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired as error:
-        raise BenchError(f"not done after {seconds} s: {' '.join(map(str, command))}") from error
+        raise ScriptError(f"not done after {seconds} s: {' '.join(map(str, command))}") from error
     finally:
         end(process, 2)
     if process.returncode != 0:
-        raise BenchError(f"{' '.join(map(str, command))}: status {process.returncode}: {output}")
+        raise ScriptError(f"{' '.join(map(str, command))}: status {process.returncode}: {output}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return output, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -135,13 +103,13 @@ class Daemon:
     def wait_until(self, what, condition, seconds=20):
         def holds():
             if self._process.poll() is not None:
-                raise BenchError(f"{what} has ended with status {self._process.returncode}: {self.log()[-2000:]}")
+                raise ScriptError(f"{what} has ended with status {self._process.returncode}: {self.log()[-2000:]}")
             return condition()
 
         try:
             wait_for(what, holds, seconds)
-        except BenchError as error:
-            raise BenchError(f"{error}: {self.log()[-2000:]}") from error
+        except ScriptError as error:
+            raise ScriptError(f"{error}: {self.log()[-2000:]}") from error
 
     def stop(self):
         end(self._process)

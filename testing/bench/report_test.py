@@ -10,7 +10,7 @@ import unittest
 import xml.dom.minidom
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = (str(folder) for folder in pathlib.Path(__file__).absolute().parents[:2])
 # pylint: disable=wrong-import-position
 import figures
 import load

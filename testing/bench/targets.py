@@ -8,6 +8,7 @@ import subprocess
 
 import load
 import processes
+import script_support
 
 # kind: "ours", "peer", "ceiling" (our FUSE side with nothing behind it), "image" (nothing before the disk) or "limit"
 # (plain sockets). Compared are those with the same socket and backend. backend: "memory"; "cache", an image through
@@ -93,7 +94,7 @@ class Target:
         """Where the server listens, of the socket family of this target."""
         if self.spec.socket == "unix":
             return socket.AF_UNIX, str(self.socket)
-        return socket.AF_INET, ("127.0.0.1", processes.free_port())
+        return socket.AF_INET, ("127.0.0.1", script_support.free_port())
 
     def attach_loop(self):
         output, _ = processes.run("losetup", "--find", "--show", "--direct-io=on", self.file)
@@ -149,10 +150,10 @@ class Rnbd(Target):
         client = self.directory / "client.yaml"
         client.write_text(f'sessions:\n  - name: bench\n    paths: ["{self.spec.socket}:{listen}"]\n'
                           '    devices:\n      - path: disk.img\n        name: disk\n')
-        daemon = self._daemon("server", processes.binary("server/rnbd-server"), "--config", server)
+        daemon = self._daemon("server", script_support.binary("server/rnbd-server"), "--config", server)
         daemon.wait_until("rnbd-server", lambda: "is ready" in daemon.log())
         self.mount.mkdir()
-        daemon = self._daemon("client", processes.binary("client/rnbd-fuse"), self.mount, "--config", client,
+        daemon = self._daemon("client", script_support.binary("client/rnbd-fuse"), self.mount, "--config", client,
                               "--foreground")
         self.file = self.mount / "disk"
         daemon.wait_until("rnbd-fuse", self.file.exists)
@@ -197,7 +198,7 @@ class Qemu(OnNbdkit):
 class Null(Target):
     def start(self):
         self.mount.mkdir()
-        daemon = self._daemon("client", processes.binary("testing/fuse/null_mount"), f"--size={self.size_mib << 20}",
+        daemon = self._daemon("client", script_support.binary("testing/fuse/null_mount"), f"--size={self.size_mib << 20}",
                               self.mount)
         self.file = self.mount / "disk0"
         daemon.wait_until("null_mount", self.file.exists)
@@ -213,7 +214,7 @@ class Sockets(Target):
         pass
 
     def measure(self, cell, place, seconds):
-        return load.measure_sockets(processes.binary("testing/bench/socket_limits"), self.spec.socket, cell, seconds)
+        return load.measure_sockets(script_support.binary("testing/bench/socket_limits"), self.spec.socket, cell, seconds)
 
 
 PROGRAMS = {"rnbd": Rnbd, "nbdfuse": Nbdfuse, "qemu": Qemu, "null": Null, "image": Image, "sockets": Sockets}

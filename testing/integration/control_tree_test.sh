@@ -17,14 +17,7 @@ STATE=$TEST_DIR/state.yaml
 make_images 16M disk.img other.img third.img
 mkdir "$IMAGES/sub"
 truncate -s 4M "$IMAGES/sub/deep.img"
-start_server server <<YAML
-listen:
-  - unix: $SOCKET
-  - unix: $SOCKET.2
-sessions:
-  - name: "*"
-    dev_search_path: $IMAGES
-YAML
+serve_images_at "$SOCKET" "$SOCKET.2"
 
 start() {
   start_client client "$MNT" --state "$STATE" "$@" < <(

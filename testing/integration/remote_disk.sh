@@ -11,6 +11,7 @@
 #   $SOCKET                     where a server may listen
 #   make_images SIZE NAME...    sparse image files in $IMAGES
 #   serve_images                one server, "server", that lets every session have every image at $SOCKET
+#   serve_images_at SOCKET...   the same at other sockets
 #   map_images NAME MOUNT IMAGE...   one client that maps images rw, as session NAME
 #   attach FILE [OPTION...]     a loop device with direct I/O on a file, in $loop; detached at the end
 #   detach                      detaches $loop
@@ -73,10 +74,13 @@ make_images() {
   for name; do truncate -s "$size" "$IMAGES/$name"; done
 }
 
-serve_images() {
+serve_images() { serve_images_at "$SOCKET"; }
+
+serve_images_at() {
+  local socket
   start_server server <<YAML
 listen:
-  - unix: $SOCKET
+$(for socket; do echo "  - unix: $socket"; done)
 sessions:
   - name: "*"
     dev_search_path: $IMAGES

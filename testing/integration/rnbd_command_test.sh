@@ -12,14 +12,7 @@ RNBD=${bin}client/rnbd
 export RNBD_MOUNTS=$MNT
 
 make_images 16M disk.img other.img
-start_server server <<YAML
-listen:
-  - unix: $SOCKET
-  - unix: $SOCKET.2
-sessions:
-  - name: "*"
-    dev_search_path: $IMAGES
-YAML
+serve_images_at "$SOCKET" "$SOCKET.2"
 
 # Runs rnbd, which is to end with this status; its output is in $output.
 expect() {

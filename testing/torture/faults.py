@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Callable
 
-from programs import wait_for
+from script_support import wait_for
 from world import CLIENT_HEARTBEAT, SERVER_HEARTBEAT
 
 FAILOVER = 1.0  # to another path, or to a new worker

@@ -9,7 +9,8 @@ import subprocess
 import threading
 import time
 
-from programs import Talker, TortureError, binary, run, wait_for
+from programs import Talker, run
+from script_support import ScriptError, binary, wait_for
 
 
 class BlockLoad:
@@ -40,7 +41,7 @@ class BlockLoad:
     def finish(self):
         for command in ("pause 30", "check 60"):
             if self._talker.ask(command, 100) != "ok":
-                raise TortureError(f"requests are not done: {command}")
+                raise ScriptError(f"requests are not done: {command}")
         self.report()
         self._talker.end()
 
@@ -81,7 +82,7 @@ class FioLoad:
         self._stop = True
         self._thread.join(90)
         if self._thread.is_alive():
-            raise TortureError("fio does not end")
+            raise ScriptError("fio does not end")
 
     def kill(self):
         self._stop = True
@@ -147,7 +148,7 @@ class FileLoad:
         self._stop = True
         self._thread.join(60)
         if self._thread.is_alive():
-            raise TortureError("files: an operation does not end")
+            raise ScriptError("files: an operation does not end")
 
     def check_all(self):
         """On the file system that was mounted again."""
@@ -249,7 +250,7 @@ class Loads:
     def settle(self, seconds):
         """Until every request in flight is done, and new ones are."""
         if self.blocks.ask(f"pause {seconds}", seconds + 10) != "ok":
-            raise TortureError(f"requests in flight are not done within {seconds} s")
+            raise ScriptError(f"requests in flight are not done within {seconds} s")
         before = self._done()
         self.blocks.start()
         wait_for("I/O goes on", lambda: self._done() > before, seconds)

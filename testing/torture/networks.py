@@ -3,7 +3,8 @@
 import os
 import subprocess
 
-from programs import Talker, TortureError, binary, free_port, run
+from programs import Talker, run
+from script_support import ScriptError, binary, free_port
 
 
 class ProxyNetwork:
@@ -41,7 +42,7 @@ class ProxyNetwork:
     def command(self, route, command):
         answer = self._proxy.ask(f"{route} {command}")
         if answer.startswith("error"):
-            raise TortureError(f"weather-proxy: {answer}")
+            raise ScriptError(f"weather-proxy: {answer}")
 
     def end(self):
         if self._proxy:
@@ -74,7 +75,7 @@ class LinkNetwork:
         self._links = Talker(self._directory / "link.log", binary("testing/torture/weather-link"),
                              f"/run/netns/{self._namespace}", self._seed, *self.paths)
         if self._links.read_line() != "ready":
-            raise TortureError("weather-link has made no links")
+            raise ScriptError("weather-link has made no links")
         for index, name in enumerate(self.paths):
             here, there = self._addresses(index)
             run("ip", "address", "add", f"{here}/30", "dev", name)
@@ -89,7 +90,7 @@ class LinkNetwork:
     def command(self, route, command):
         answer = self._links.ask(f"{route} {command}")
         if answer != "ok":
-            raise TortureError(f"weather-link: {answer}")
+            raise ScriptError(f"weather-link: {answer}")
 
     def end(self):
         if self._links:

@@ -2,32 +2,12 @@
 
 import os
 import pathlib
-import random
 import select
 import signal
-import socket
 import subprocess
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-class TortureError(Exception):
-    """What ends a run: something does not go on, or could not be set up."""
-
-
-def binary(path):
-    """A program of this tree, in Bazel's runfiles or built by hand."""
-    here = pathlib.Path(path)
-    return here.absolute() if os.access(here, os.X_OK) else ROOT / "bazel-bin" / path
-
-
-def wait_for(what, condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TortureError(f"{what}: not within {seconds} s")
-        time.sleep(0.01)
+from script_support import ScriptError, wait_for
 
 
 def run(*command, seconds=60):
@@ -37,23 +17,10 @@ def run(*command, seconds=60):
         result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds,
                                 check=False)
     except subprocess.TimeoutExpired as error:
-        raise TortureError(f"not done after {seconds} s: {' '.join(command)}") from error
+        raise ScriptError(f"not done after {seconds} s: {' '.join(command)}") from error
     if result.returncode != 0:
-        raise TortureError(f"{' '.join(command)}: status {result.returncode}: {result.stdout}")
+        raise ScriptError(f"{' '.join(command)}: status {result.returncode}: {result.stdout}")
     return result.stdout.strip()
-
-
-def free_port():
-    """Below those that the system gives to connections: one that is made while nobody listens could be its own peer,
-    and keep the port from whoever is to listen there again."""
-    while True:
-        port = random.SystemRandom().randrange(10000, 30000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                continue
 
 
 class Program:
@@ -82,7 +49,7 @@ class Program:
     def await_log(self, text, seconds=20):
         def said():
             if not self.is_running():
-                raise TortureError(f"{self.command[0]} has ended: {self.log()[-2000:]}")
+                raise ScriptError(f"{self.command[0]} has ended: {self.log()[-2000:]}")
             return text in self.log()
         wait_for(f"{self.command[0]}: {text}", said, seconds)
 
@@ -94,7 +61,7 @@ class Program:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired as error:
-            raise TortureError(f"{self.command[0]} does not end within {seconds} s") from error
+            raise ScriptError(f"{self.command[0]} does not end within {seconds} s") from error
 
     def kill(self):
         if self.is_running():
@@ -126,7 +93,7 @@ class Talker:
         try:
             self.process.stdin.write(line.encode() + b"\n")
         except OSError as error:
-            raise TortureError(f"{self.name} has ended") from error
+            raise ScriptError(f"{self.name} has ended") from error
         return self.read_line(seconds)
 
     def read_line(self, seconds=10):
@@ -134,10 +101,10 @@ class Talker:
         while b"\n" not in self._input:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
-                raise TortureError(f"{self.name} does not answer within {seconds} s")
+                raise ScriptError(f"{self.name} does not answer within {seconds} s")
             piece = os.read(self.process.stdout.fileno(), 1 << 16)
             if not piece:
-                raise TortureError(f"{self.name} has ended")
+                raise ScriptError(f"{self.name} has ended")
             self._input += piece
         line, self._input = self._input.split(b"\n", 1)
         return line.decode()

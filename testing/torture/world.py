@@ -10,7 +10,8 @@ import time
 import uuid
 
 from networks import make_network
-from programs import Program, Talker, TortureError, binary, run, wait_for
+from programs import Program, Talker, run
+from script_support import ScriptError, binary, wait_for
 
 # In seconds. Short, so that many faults fit into an hour.
 CLIENT_HEARTBEAT = 1.5
@@ -46,7 +47,7 @@ class World:
             self.disk = Talker(self.directory / "disk.log", binary("testing/torture/faulty-disk"), self._disk_mount,
                                self._image, self._seed)
             if self.disk.read_line() != "ready":
-                raise TortureError("faulty-disk has not mounted")
+                raise ScriptError("faulty-disk has not mounted")
         self._boot = self.directory / "boot_id"
         self.boot_host()
         run("mount", "--bind", self._boot, BOOT_ID)
@@ -84,7 +85,7 @@ class World:
             self.server.start()
             try:
                 return self.server.await_log("rnbd-server is ready")
-            except TortureError as error:
+            except ScriptError as error:
                 if "Address already in use" not in str(error) or time.monotonic() > begin + 5:
                     raise
             self.address_in_use += 1
@@ -147,7 +148,7 @@ class World:
             self.client.send_signal(signal.SIGTERM)
             try:
                 status = self.client.wait(15)
-            except TortureError:
+            except ScriptError:
                 self.abort()
                 self.client.kill()
         self._quietly("umount", "--lazy", self.mount)
@@ -157,12 +158,12 @@ class World:
         if self.disk:
             try:
                 self.disk.ask("clear")
-            except TortureError:
+            except ScriptError:
                 pass
         if self.server and self.server.is_running():
             try:
                 self.server.wait(10)
-            except TortureError:
+            except ScriptError:
                 self.server.kill()
         self.network.end()
         self._quietly("umount", BOOT_ID)
