@@ -16,7 +16,7 @@
 #include "gtest/gtest.h"
 #include "rtrs/stream_fabric.h"
 #include "testing/device_server.h"
-#include "testing/mapped_client.h"
+#include "testing/mapped_session_fixture.h"
 #include "testing/session_harness.h"
 
 namespace rnbd::client {
@@ -24,37 +24,14 @@ namespace {
 
 using rtrs::Eventually;
 using rtrs::kPatience;
-using testing::DeviceServer;
 using testing::MappedClient;
-using testing::TestDisk;
 using testing::TestSessionConfig;
 
-constexpr uint64_t kDiskBytes = 1 << 20;
-
-class MappedSessionChangesTest : public ::testing::Test {
+class MappedSessionChangesTest : public testing::MappedSessionFixture {
  protected:
   using Done = MappedSession::Done;
 
-  MappedSessionChangesTest() {
-    server_.AddDisk("disk0", &disk0_);
-    server_.AddDisk("disk1", &disk1_);
-    server_.AddDisk("disk2", &disk2_);
-    config_ = TestSessionConfig(server_.path(), {"disk0", "disk1"});
-  }
-
-  ~MappedSessionChangesTest() override {
-    client_.reset();
-    server_.Stop();
-  }
-
-  void StartClient() {
-    client_ = std::make_unique<MappedClient>(&fabric_, config_);
-    client_->Start();
-  }
-
-  int Read(RemoteDevice* device) {
-    return client_->Read(device, 0, absl::MakeSpan(client_->memory(), 512));
-  }
+  MappedSessionChangesTest() { server_.AddDisk("disk2", &disk2_); }
 
   int Await(const std::function<void(MappedSession*, Done)>& begin) {
     absl::Notification done;
@@ -91,13 +68,6 @@ class MappedSessionChangesTest : public ::testing::Test {
     return names;
   }
 
-  rtrs::StreamFabric fabric_{rtrs::StreamOptions{}};
-  TestDisk disk0_{TestDisk::DefaultGeometry(kDiskBytes)};
-  TestDisk disk1_{TestDisk::DefaultGeometry(kDiskBytes)};
-  TestDisk disk2_{TestDisk::DefaultGeometry(kDiskBytes)};
-  DeviceServer server_{&fabric_, {.tells_identity = false}};
-  config::ClientSessionConfig config_;
-  std::unique_ptr<MappedClient> client_;
   RemoteDevice* added_ = nullptr;
 };
 

@@ -24,6 +24,7 @@
 #include "rtrs/stream_fabric.h"
 #include "testing/device_server.h"
 #include "testing/mapped_client.h"
+#include "testing/mapped_session_fixture.h"
 #include "testing/session_harness.h"
 #include "testing/socket_path.h"
 
@@ -42,30 +43,8 @@ using testing::TestSessionConfig;
 
 using Kind = server::BlockOperation;
 
-constexpr uint64_t kDiskBytes = 1 << 20;
-
-class MappedSessionTest : public ::testing::Test {
+class MappedSessionTest : public testing::MappedSessionFixture {
  protected:
-  MappedSessionTest() {
-    server_.AddDisk("disk0", &disk0_);
-    server_.AddDisk("disk1", &disk1_);
-    config_ = TestSessionConfig(server_.path(), {"disk0", "disk1"});
-  }
-
-  ~MappedSessionTest() override {
-    client_.reset();
-    server_.Stop();
-  }
-
-  void StartClient() {
-    client_ = std::make_unique<MappedClient>(&fabric_, config_);
-    client_->Start();
-  }
-
-  int Read(RemoteDevice* device) {
-    return client_->Read(device, 0, absl::MakeSpan(client_->memory(), 512));
-  }
-
   // Closes and checks that it takes no longer than about `bound`.
   absl::Status CloseWithin(absl::Duration bound) {
     const absl::Time begin = absl::Now();
@@ -73,14 +52,6 @@ class MappedSessionTest : public ::testing::Test {
     EXPECT_LT(absl::Now() - begin, bound + absl::Seconds(5));
     return status;
   }
-
-  rtrs::StreamFabric fabric_{rtrs::StreamOptions{}};
-  TestDisk disk0_{TestDisk::DefaultGeometry(kDiskBytes)};
-  TestDisk disk1_{TestDisk::DefaultGeometry(kDiskBytes)};
-  TestDisk disk2_{TestDisk::DefaultGeometry(kDiskBytes)};
-  DeviceServer server_{&fabric_, {.tells_identity = false}};
-  config::ClientSessionConfig config_;
-  std::unique_ptr<MappedClient> client_;
 };
 
 // ---- Opening ------------------------------------------------------------------------------------
@@ -577,7 +548,7 @@ class ScriptedServer final : private rtrs::ServerHandler {
 
 DeviceGeometry GoodGeometry() {
   DeviceGeometry geometry;
-  geometry.nsectors = kDiskBytes / 512;
+  geometry.nsectors = 2048;
   geometry.writeback = true;
   return geometry;
 }
