@@ -10,6 +10,7 @@
 #include "absl/strings/str_replace.h"
 #include "client/map_command.h"
 #include "client/remote_device.h"
+#include "common/attribute_text.h"
 #include "common/logging.h"
 #include "common/status.h"
 

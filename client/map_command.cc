@@ -12,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/types/optional.h"
+#include "common/attribute_text.h"
 #include "common/status.h"
 
 namespace rnbd::client {
@@ -25,11 +26,6 @@ constexpr int64_t kMaxPort = 65535;
 constexpr int64_t kMaxReconnectAttempts = 9999;
 
 absl::Status Invalid(absl::string_view what) { return rnbd::ErrnoToStatus(EINVAL, what); }
-
-absl::string_view WithoutNewline(absl::string_view text) {
-  absl::ConsumeSuffix(&text, "\n");
-  return text;
-}
 
 // As strtol with base 0 and nothing behind; 0 to `max`, or from `min`.
 absl::optional<int64_t> ParseInteger(absl::string_view text, int base, int64_t min, int64_t max) {
@@ -164,11 +160,6 @@ std::string MapDeviceUsage() {
   return "Write: sessname=NAME device_path=PATH [path=[SRC@]DST]... [dest_port=PORT]\n"
          "       [access_mode=ro|rw|migration] [nr_poll_queues=N] [name=FILE]\n"
          "An address is ip:ADDRESS, gid:GID, tcp:ADDRESS[:PORT] or unix:PATH.\n";
-}
-
-absl::Status ParseOne(absl::string_view text) {
-  if (WithoutNewline(text) == "1") return absl::OkStatus();
-  return Invalid("take anything but 1");
 }
 
 absl::StatusOr<bool> ParseUnmap(absl::string_view text) {

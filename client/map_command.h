@@ -41,8 +41,6 @@ absl::Status CheckNewSession(const MapCommand& command);
 // How to use map_device, as reading it shows.
 std::string MapDeviceUsage();
 
-// "1", else EINVAL.
-absl::Status ParseOne(absl::string_view text);
 // "normal" (false) or "force" (true), else EINVAL.
 absl::StatusOr<bool> ParseUnmap(absl::string_view text);
 // A number in any C base, of sectors; else EINVAL.

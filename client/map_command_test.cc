@@ -103,14 +103,6 @@ TEST(MapCommand, ANewSessionNeedsAPathAndAName) {
   EXPECT_EQ(StatusToErrno(CheckNewSession(Parsed("sessname=a/b path=ip:::1"))), EINVAL);
 }
 
-TEST(ControlValues, One) {
-  EXPECT_TRUE(ParseOne("1").ok());
-  EXPECT_TRUE(ParseOne("1\n").ok());
-  for (const char* bad : {"", "0", "2", "1 ", "11", "1\n\n"}) {
-    EXPECT_EQ(StatusToErrno(ParseOne(bad)), EINVAL) << bad;
-  }
-}
-
 TEST(ControlValues, Unmap) {
   EXPECT_EQ(*ParseUnmap("normal\n"), false);
   EXPECT_EQ(*ParseUnmap("force"), true);

@@ -251,19 +251,22 @@ absl::Status Server::OpenSession(Session* session, const std::string& name) {
   session->name = name;
   session_names_[name] = session->uuid;
   chunk_memory_ += bytes;
+  if (observer_ != nullptr) observer_->OnSession(name);
   return absl::OkStatus();
 }
 
 void Server::OnPathConnected(ServerPath* path) {
   ++counters_.paths_connected;
-  spdlog::info("session {}: path {} connected", sessions_.at(path->session_uuid())->name,
-               Describe(*path));
+  const std::string& session = sessions_.at(path->session_uuid())->name;
+  spdlog::info("session {}: path {} connected", session, Describe(*path));
+  if (observer_ != nullptr) observer_->OnPath(session, path);
 }
 
 void Server::OnPathClosing(ServerPath* path, bool was_connected, const absl::Status& why) {
   ++(was_connected ? counters_.paths_closed : counters_.paths_abandoned);
   if (StatusToErrno(why) == ETIMEDOUT) ++counters_.clients_timed_out;
   const std::string& known_name = sessions_.at(path->session_uuid())->name;
+  if (was_connected && observer_ != nullptr) observer_->OnPathGone(known_name, path);
   const absl::string_view name =
       known_name.empty() ? "(no name yet)" : absl::string_view(known_name);
   if (IsViolation(why)) {
@@ -308,6 +311,7 @@ void Server::ForgetSessionIfEmpty(const Uuid& uuid) {
     session_names_.erase(session->name);
     chunk_memory_ -= session->chunks->memory().size();
     session->handler.reset();
+    if (observer_ != nullptr) observer_->OnSessionGone(session->name);
   }
   if (sessions_.empty() && shut_down_ != nullptr) {
     control_->Post(std::exchange(shut_down_, nullptr));

@@ -17,6 +17,7 @@
 #include "rtrs/messages.h"
 #include "rtrs/server_chunks.h"
 #include "rtrs/server_handler.h"
+#include "rtrs/server_observer.h"
 #include "rtrs/server_path.h"
 
 namespace rnbd::rtrs {
@@ -62,6 +63,9 @@ class Server final : private ListenHandler, private ServerPathOwner {
          ServerHandler* handler);
   // After Shutdown() has called back, or when no listener was ever added.
   ~Server();
+
+  // Is told of every session and path. Before the first one; outlives the server.
+  void set_observer(ServerObserver* observer) { observer_ = observer; }
 
   // The address that is really listened on. `fabric` outlives the server.
   absl::StatusOr<Address> Listen(Fabric* fabric, const Address& address);
@@ -119,6 +123,7 @@ class Server final : private ListenHandler, private ServerPathOwner {
   Ring* const control_;
   const std::vector<Ring*> workers_;
   ServerHandler* const handler_;
+  ServerObserver* observer_ = nullptr;
   ServerCounters counters_;
   LogEvery log_rejections_;
   LogEvery log_violations_;

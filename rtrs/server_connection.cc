@@ -177,12 +177,20 @@ void ServerConnection::Begin(const RequestImmediate& place, bool may_be_spoiled)
   request->ring_ = ring_;
   request->worker_ = worker_;
   ++active_;
+  Count(*parsed);
   FenceMessage fence;
   if (parsed->fence && CopyMessage(parsed->usr_message, 0, &fence)) {
     owner_->OnFence(request, fence);
   } else {
     chunks->handler()->OnRequest(request);
   }
+}
+
+void ServerConnection::Count(const Request& request) {
+  const uint64_t bytes = uint64_t{request.data_len} + request.usr_message.size();
+  const bool read = request.direction == Direction::kRead;
+  PathCounters::Add(read ? &counters_.reads : &counters_.writes, 1);
+  PathCounters::Add(read ? &counters_.read_bytes : &counters_.write_bytes, bytes);
 }
 
 // Section 6.8: after it has lost a path, a client uses the path's chunks on another one at once,
@@ -241,6 +249,7 @@ void ServerConnection::Respond(ServerRequest* request, int error) {
   request->user_.store(0, std::memory_order_release);
   if (!lost_) SendAnswer(answered, chunk, data, error);
   --active_;
+  PathCounters::Add(&counters_.ended, 1);
   if (lost_ && active_ == 0) owner_->OnConnectionQuiet(this);
 }
 

@@ -15,6 +15,7 @@
 #include "rtrs/fabric.h"
 #include "rtrs/immediate.h"
 #include "rtrs/messages.h"
+#include "rtrs/path_counters.h"
 #include "rtrs/server_chunks.h"
 #include "rtrs/server_request.h"
 
@@ -72,6 +73,10 @@ class ServerConnection final : public ConnectionHandler {
 
   uint16_t cid() const { return cid_; }
   Ring* ring() const { return ring_; }
+  // What came over it; any thread.
+  const PathCounters& counters() const { return counters_; }
+  // Once it has received something: any thread that knows of that.
+  const LocalEnd& local_end() const { return local_end_; }
 
   // Takes over the fabric's connection and posts its receives (section 2.7).
   void Prepare(std::unique_ptr<Connection> connection, uint32_t queue_depth);
@@ -89,7 +94,7 @@ class ServerConnection final : public ConnectionHandler {
   // The answer to a request that came over this connection.
   void Respond(ServerRequest* request, int error);
 
-  void OnEstablished(absl::Span<const uint8_t>) override {}
+  void OnEstablished(absl::Span<const uint8_t>) override { local_end_ = connection_->local_end(); }
   void OnReceipt(const Receipt& receipt) override;
   void OnSent(uint64_t) override {}
   void OnWindowClosed(uint32_t chunk) override;
@@ -113,6 +118,7 @@ class ServerConnection final : public ConnectionHandler {
   void DropClosing();
   void SendAnswer(const Request& request, uint32_t chunk, const uint8_t* data, int error);
   void Violation(absl::string_view what);
+  void Count(const Request& request);
 
   const uint16_t cid_;
   Ring* const ring_;
@@ -121,6 +127,8 @@ class ServerConnection final : public ConnectionHandler {
   ServerPathState* const path_;
   std::unique_ptr<Connection> connection_;
   std::array<uint8_t, sizeof(InfoRequest)> info_request_;
+  LocalEnd local_end_;
+  PathCounters counters_;
   uint32_t active_ = 0;  // requests being worked on
   bool closing_ = false;
   bool lost_ = false;

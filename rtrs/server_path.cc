@@ -156,6 +156,7 @@ absl::Status ServerPath::AnswerInfoRequest(const InfoRequest& message) {
   ASSIGN_OR_RETURN(Region sent_region, domain_->Register(sent, /*remote_write=*/false));
 
   Enter(State::kConnected);
+  local_end_ = connections_.front()->local_end();
   establishment_timer_.Cancel();
   shared_.chunks_key = region->local_key;
   // The client sends nothing before it has the response, so every connection sees the chunks before
@@ -175,6 +176,25 @@ absl::Status ServerPath::AnswerInfoRequest(const InfoRequest& message) {
       });
   return absl::OkStatus();
 }
+
+PathTraffic ServerPath::AllTraffic() const {
+  PathTraffic sum;
+  for (const auto& connection : connections_) {
+    if (connection != nullptr) connection->counters().AddTo(&sum);
+  }
+  return sum;
+}
+
+PathTraffic ServerPath::traffic() const {
+  PathTraffic traffic = AllTraffic();
+  traffic.reads -= counted_.reads;
+  traffic.read_bytes -= counted_.read_bytes;
+  traffic.writes -= counted_.writes;
+  traffic.write_bytes -= counted_.write_bytes;
+  return traffic;
+}
+
+void ServerPath::ResetTraffic() { counted_ = AllTraffic(); }
 
 absl::Status ServerPath::CreateNextKeys(uint32_t count) {
   ASSIGN_OR_RETURN(next_keys_, UniqueMapping::Anonymous(size_t{count} * sizeof(RkeyResponse)));

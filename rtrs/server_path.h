@@ -16,6 +16,7 @@
 #include "rtrs/fabric.h"
 #include "rtrs/heartbeat.h"
 #include "rtrs/messages.h"
+#include "rtrs/path_counters.h"
 #include "rtrs/server_chunks.h"
 #include "rtrs/server_connection.h"
 
@@ -88,6 +89,13 @@ class ServerPath final : private ServerConnectionOwner {
   uint16_t recon_cnt() const { return recon_cnt_; }
   const Address& client() const { return client_; }
   const Address& server() const { return server_; }
+  // Where the client's path ends on this machine; known from when the path is connected.
+  const LocalEnd& local_end() const { return local_end_; }
+
+  // What has come over it since it was connected or the numbers were reset. Nothing fails over
+  // here.
+  PathTraffic traffic() const;
+  void ResetTraffic();
 
  private:
   static bool MayFollow(State from, State to);
@@ -99,6 +107,7 @@ class ServerPath final : private ServerConnectionOwner {
   void OnEstablishmentTimer();
   void OnHeartbeatTimer();
   void Quiesce();
+  PathTraffic AllTraffic() const;
 
   void OnInfoRequest(ServerConnection* connection, const InfoRequest& message) override;
   void OnFence(ServerRequest* request, const FenceMessage& message) override;
@@ -119,6 +128,8 @@ class ServerPath final : private ServerConnectionOwner {
 
   State state_ = State::kConnecting;
   ServerPathState shared_;
+  LocalEnd local_end_;
+  PathTraffic counted_;  // before the last reset
   std::unique_ptr<Domain> domain_;
   // By cid; empty where none has come yet.
   std::vector<std::unique_ptr<ServerConnection>> connections_;

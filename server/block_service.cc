@@ -25,9 +25,11 @@ ExportTable::Options ExportOptions(const config::ServerConfig& config) {
 
 }  // namespace
 
-BlockService::BlockService(const config::ServerConfig* config, DeviceSession::Threads threads)
+BlockService::BlockService(const config::ServerConfig* config, DeviceSession::Threads threads,
+                           DeviceObserver* observer)
     : config_(config),
       threads_(std::move(threads)),
+      observer_(observer),
       disks_(ExportOptions(*config)),
       log_refusals_(std::chrono::seconds(5)) {}
 
@@ -58,8 +60,8 @@ absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> BlockService::OnSess
                                       session.name, "\" from ", session.client.ToString()));
   }
   auto opener = std::make_unique<PolicyOpener>(config_, *entry, session.name, &disks_);
-  return std::make_unique<DeviceSession>(session, std::move(opener), threads_,
-                                         config_->stuck_after);
+  return std::make_unique<DeviceSession>(session, std::move(opener), threads_, config_->stuck_after,
+                                         observer_);
 }
 
 }  // namespace rnbd::server

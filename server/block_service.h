@@ -10,6 +10,7 @@
 #include "common/ring.h"
 #include "config/server_config.h"
 #include "rtrs/server_handler.h"
+#include "server/device_observer.h"
 #include "server/device_session.h"
 #include "server/policy_opener.h"
 
@@ -21,7 +22,9 @@ class BlockService final : public rtrs::ServerHandler {
  public:
   // `config` and the rings outlive the service, and it outlives its sessions and what they posted
   // to the device thread. `threads.control` is where its sessions come.
-  BlockService(const config::ServerConfig* config, DeviceSession::Threads threads);
+  // `observer` outlives them; nullptr: none.
+  BlockService(const config::ServerConfig* config, DeviceSession::Threads threads,
+               DeviceObserver* observer);
 
   // Before the first session: keeps the places of those who had devices open when the last process
   // ended (`state_file`).
@@ -33,6 +36,7 @@ class BlockService final : public rtrs::ServerHandler {
  private:
   const config::ServerConfig* const config_;
   const DeviceSession::Threads threads_;
+  DeviceObserver* const observer_;
   SharedDisks disks_;
   LogEvery log_refusals_;
 };

@@ -57,11 +57,14 @@ BlockOperation ToBlockOperation(Operation operation) {
   return BlockOperation::kFlush;
 }
 
+// May block. The share of the disk is given back last.
+void Close(OpenedDevice* device) { const OpenedDevice closed = std::move(*device); }
+
 }  // namespace
 
 DeviceSession::DeviceSession(const rtrs::ServerSessionInfo& info,
                              std::unique_ptr<DeviceOpener> opener, const Threads& threads,
-                             absl::Duration stuck_after)
+                             absl::Duration stuck_after, DeviceObserver* observer)
     : name_(info.name),
       session_geometry_(info.geometry),
       tells_identity_((info.features & rtrs::kRecovery) != 0),
@@ -74,22 +77,34 @@ DeviceSession::DeviceSession(const rtrs::ServerSessionInfo& info,
       watch_(info.geometry.queue_depth),
       watch_timer_(threads.control, [this] { LookForStuckRequests(); }),
       log_refusals_(kLogInterval),
+      observer_(observer),
       devices_(std::make_unique<Devices>()),
       chunk_buffers_(info.chunks, info.geometry.chunk_size(), threads.workers) {
+  absl::MutexLock lock(&self_->mutex);
+  self_->session = this;
   if (stuck_after_ != absl::InfiniteDuration()) watch_timer_.Arm(stuck_after_);
 }
 
 DeviceSession::~DeviceSession() {
+  {
+    absl::MutexLock lock(&self_->mutex);
+    self_->session = nullptr;
+  }
   for (const auto& [id, device] : devices_->by_id) {
     spdlog::info("session {}: device {} closed with its session", name_, device.name);
   }
-  // std::function wants to be copied; the devices still die on the device thread, with the last
-  // copy.
-  device_thread_->Post([devices = std::shared_ptr<Devices>(std::move(devices_))] {
-    for (auto& [id, device] : devices->by_id) {
-      if (!device.closing && device.opened.on_abandoned) device.opened.on_abandoned();
-    }
-  });
+  // std::function wants to be copied; the devices still die on the device thread.
+  device_thread_->Post([devices = std::shared_ptr<Devices>(std::move(devices_)),
+                        observer = observer_] { CloseWithSession(devices.get(), observer); });
+}
+
+void DeviceSession::CloseWithSession(Devices* devices, DeviceObserver* observer) {
+  for (auto& [id, device] : devices->by_id) {
+    if (!device.closing && device.opened.on_abandoned) device.opened.on_abandoned();
+    Close(&device.opened);
+    if (observer != nullptr) observer->OnDeviceClosed(device.number);
+    if (device.force_closed) device.force_closed(absl::OkStatus());
+  }
 }
 
 void DeviceSession::LookForStuckRequests() {
@@ -256,7 +271,14 @@ absl::StatusOr<OpenResponse> DeviceSession::Take(const OpenRequest& open,
   if (tells_identity_) {
     identity = {.disk = opened.backend->geometry().disk_id, .host_start = HostStart()};
   }
-  devices_->by_id[id] = {open.dev_name, std::move(opened), geometry, identity};
+  const uint64_t number = TellOpened(id, open, opened);
+  devices_->by_id[id] = {open.dev_name,
+                         std::move(opened),
+                         geometry,
+                         identity,
+                         /*closing=*/false,
+                         number,
+                         /*force_closed=*/nullptr};
   devices_->by_name[open.dev_name] = id;
   watch_.SetName(id, open.dev_name);
   spdlog::info("session {}: device {} opened {}, {} bytes, id {}", name_, open.dev_name,
@@ -285,9 +307,57 @@ void DeviceSession::OnClose(rtrs::ServerRequest* request) {
 }
 
 void DeviceSession::CloseDrained(uint32_t id, rtrs::ServerRequest* request) {
-  devices_->by_id.erase(id);
+  const auto closed = devices_->by_id.extract(id);
+  const uint64_t number = closed.mapped().number;
+  Close(&closed.mapped().opened);
   slots_.FreeId(id);
+  if (observer_ != nullptr) observer_->OnDeviceClosed(number);
   CompleteOnItsThread(request, 0);
+}
+
+uint64_t DeviceSession::TellOpened(uint32_t id, const OpenRequest& open,
+                                   const OpenedDevice& opened) {
+  if (observer_ == nullptr) return 0;
+  const OpenDeviceFacts facts = {name_, open.dev_name, open.access_mode, opened.read_only,
+                                 opened.name};
+  return observer_->OnDeviceOpened(
+      facts, [self = self_, thread = device_thread_, id](DeviceObserver::Done done) {
+        thread->Post([self, id, done = std::move(done)] {
+          absl::MutexLock lock(&self->mutex);
+          if (self->session == nullptr) return done(ErrnoToStatus(ENODEV, "close a device"));
+          self->session->BeginForceClose(id, done);
+        });
+      });
+}
+
+// The id is not given out again: the client does not know that it means nothing any more.
+void DeviceSession::BeginForceClose(uint32_t id, DeviceObserver::Done done) {
+  const auto found = devices_->by_id.find(id);
+  if (found == devices_->by_id.end()) return done(ErrnoToStatus(ENODEV, "close a device"));
+  Device& device = found->second;
+  if (std::exchange(device.closing, true)) return done(ErrnoToStatus(EALREADY, "close a device"));
+  spdlog::warn("session {}: device {} is taken away by force", name_, device.name);
+  device.force_closed = std::move(done);
+  devices_->by_name.erase(device.name);
+  slots_.Close(id, [self = self_, thread = device_thread_, id] {
+    thread->Post([self, id] { EndForceClose(self, id); });
+  });
+}
+
+// Closing a file may take long, and the session's end is not to wait for it.
+void DeviceSession::EndForceClose(const std::shared_ptr<Self>& self, uint32_t id) {
+  std::map<uint32_t, Device>::node_type closed;
+  DeviceObserver* observer = nullptr;
+  {
+    absl::MutexLock lock(&self->mutex);
+    if (self->session == nullptr) return;  // its end does the rest
+    closed = self->session->devices_->by_id.extract(id);
+    observer = self->session->observer_;
+  }
+  Device& device = closed.mapped();
+  Close(&device.opened);
+  observer->OnDeviceClosed(device.number);
+  device.force_closed(absl::OkStatus());
 }
 
 }  // namespace rnbd::server

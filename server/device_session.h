@@ -9,10 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/blocking_calls.h"
 #include "common/logging.h"
@@ -22,6 +24,7 @@
 #include "rtrs/server_request.h"
 #include "server/backend.h"
 #include "server/chunk_buffers.h"
+#include "server/device_observer.h"
 #include "server/device_slots.h"
 #include "server/request_watch.h"
 
@@ -36,6 +39,7 @@ struct OpenedDevice {
   std::function<void()> on_abandoned;
   std::unique_ptr<Backend> backend;
   bool read_only = false;
+  ExportName name;
 };
 
 // Opens and refuses devices for one session, by the rules that apply to it. What it has opened may
@@ -66,9 +70,10 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
   };
 
   // The threads outlive the session. Requests that have been at a disk for `stuck_after` are
-  // logged; never, if that is infinite.
+  // logged; never, if that is infinite. `observer` outlives the device thread; nullptr: none.
   DeviceSession(const rtrs::ServerSessionInfo& info, std::unique_ptr<DeviceOpener> opener,
-                const Threads& threads, absl::Duration stuck_after);
+                const Threads& threads, absl::Duration stuck_after,
+                DeviceObserver* observer = nullptr);
   // Closes the devices, on the device thread, later.
   ~DeviceSession() override;
 
@@ -93,12 +98,20 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
     DeviceGeometry geometry;
     DiskIdentity identity;
     bool closing = false;  // waits for the last request at work
+    uint64_t number = 0;   // the observer's
+    DeviceObserver::Done force_closed;
   };
   struct Devices {
     std::map<uint32_t, Device> by_id;
     absl::flat_hash_map<std::string, uint32_t> by_name;  // of those that are not being closed
     // Who waits for a device that is being opened, first the one whose mode it is.
     absl::flat_hash_map<std::string, std::vector<rtrs::ServerRequest*>> opening;
+  };
+
+  // The session for those who may outlive it. It cannot go while somebody holds the mutex.
+  struct Self {
+    absl::Mutex mutex;
+    DeviceSession* session ABSL_GUARDED_BY(mutex) = nullptr;
   };
 
   void LookForStuckRequests();
@@ -112,6 +125,10 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
                   const absl::StatusOr<OpenResponse>& response);
   void OnClose(rtrs::ServerRequest* request);
   void CloseDrained(uint32_t id, rtrs::ServerRequest* request);
+  uint64_t TellOpened(uint32_t id, const OpenRequest& open, const OpenedDevice& opened);
+  void BeginForceClose(uint32_t id, DeviceObserver::Done done);
+  static void EndForceClose(const std::shared_ptr<Self>& self, uint32_t id);
+  static void CloseWithSession(Devices* devices, DeviceObserver* observer);
   static void CompleteOnItsThread(rtrs::ServerRequest* request, int error);
 
   const std::string name_;
@@ -129,6 +146,8 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
   Ring::Timer watch_timer_;
   DeviceSlots slots_;
   LogEvery log_refusals_;
+  DeviceObserver* const observer_;
+  const std::shared_ptr<Self> self_ = std::make_shared<Self>();
   std::unique_ptr<Devices> devices_;
   ChunkBuffers chunk_buffers_;
 };

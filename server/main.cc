@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "common/attribute_tree.h"
 #include "common/blocking_calls.h"
 #include "common/logging.h"
 #include "common/process.h"
@@ -27,6 +29,7 @@
 #include "rtrs/all_fabrics.h"
 #include "rtrs/server.h"
 #include "server/block_service.h"
+#include "server/control_tree.h"
 
 DEFINE_string(config, "/etc/rnbd/server.yaml",
               "the configuration file; docs/configuration.md describes it");
@@ -62,6 +65,7 @@ class Program {
 
   absl::Status Start() {
     ASSIGN_OR_RETURN(control_, RingThread::Start("control", {}));
+    control_tree_.set_control(control_->ring());
     ASSIGN_OR_RETURN(device_thread_, RingThread::Start("devices", {}));
     std::vector<Ring*> rings;
     for (int i = 0; i < config_.workers; ++i) {
@@ -73,7 +77,8 @@ class Program {
     }
     service_ = std::make_unique<BlockService>(
         &config_,
-        DeviceSession::Threads{control_->ring(), device_thread_->ring(), &opening_, rings});
+        DeviceSession::Threads{control_->ring(), device_thread_->ring(), &opening_, rings},
+        &control_tree_);
     RETURN_IF_ERROR(service_->KeepPlaces());
     rtrs::StreamOptions stream;
     stream.payload_checksum = config_.payload_checksum;
@@ -84,6 +89,7 @@ class Program {
     control_->RunAndWait([&] {
       server_ = std::make_unique<rtrs::Server>(RtrsOptions(config_), control_->ring(), rings,
                                                service_.get());
+      server_->set_observer(&control_tree_);
       listening = Listen();
     });
     return listening;
@@ -134,15 +140,18 @@ class Program {
   }
 
   const config::ServerConfig& config_;
-  // Destroyed from the last to the first: the sessions are gone before the threads end, and the
-  // device thread closes what they left before the service goes.
+  // Destroyed from the last to the first: the sessions are gone before the threads end; the device
+  // thread closes what they left, and tells the control tree so, before these go.
   std::unique_ptr<rtrs::AllFabrics> fabrics_;
+  AttributeTree attributes_{
+      [this](std::function<void()> task) { control_->ring()->Post(std::move(task)); }};
+  ControlTree control_tree_{&attributes_};
   std::unique_ptr<BlockService> service_;
+  std::unique_ptr<RingThread> control_;
   std::unique_ptr<RingThread> device_thread_;
   BlockingCalls opening_{kMostOpening};
   std::vector<std::unique_ptr<RingThread>> workers_;
   std::unique_ptr<rtrs::Server> server_;
-  std::unique_ptr<RingThread> control_;
 };
 
 int Fail(const absl::Status& status) {

@@ -10,6 +10,7 @@
 #include "common/status.h"
 #include "common/unique_fd.h"
 #include "server/export_key.h"
+#include "server/export_name.h"
 #include "server/io_uring_backend.h"
 #include "server/null_backend.h"
 #include "server/session_policy.h"
@@ -89,6 +90,7 @@ absl::StatusOr<OpenedDevice> PolicyOpener::OpenPath(const std::string& device_na
     if (mode != AccessMode::kReadOnly) RETURN_IF_ERROR(LockPlace(file, place.get()));
   }
   OpenedDevice opened = MakeOpened(std::move(place), mode);
+  opened.name = NameOfFile(file.fd.get(), file.path);
   absl::StatusOr<std::unique_ptr<IoUringBackend>> backend =
       IoUringBackend::Open(std::move(file.fd), entry_->direct_io);
   if (!backend.ok()) return Annotate(backend.status(), file.path);
@@ -112,6 +114,7 @@ absl::StatusOr<OpenedDevice> PolicyOpener::OpenDeclared(const std::string& devic
       std::shared_ptr<Place> place,
       TakePlace(NamedExport(memory ? "memory" : "null", device_name), device_name, mode));
   OpenedDevice opened = MakeOpened(std::move(place), mode);
+  opened.name = NameOfDeclared(memory ? "memory" : "null", device_name);
   if (!memory) {
     opened.backend = std::make_unique<NullBackend>(device->size, opened.read_only);
     return opened;

@@ -169,10 +169,11 @@ void DeviceServer::AddDisk(const std::string& name, TestDisk* disk) {
 
 void DeviceServer::Start() {
   ASSERT_EQ(server_, nullptr);
-  threads_.control()->RunAndWait([&] {
+  control()->RunAndWait([&] {
     rtrs::ServerHandler* handler = this;
-    server_ = std::make_unique<rtrs::Server>(options_.rtrs, threads_.control()->ring(),
-                                             threads_.workers(), handler);
+    server_ = std::make_unique<rtrs::Server>(options_.rtrs, control()->ring(), threads_.workers(),
+                                             handler);
+    server_->set_observer(options_.observer);
     for (const rtrs::Address& address : addresses_) {
       absl::StatusOr<rtrs::Address> bound = server_->Listen(fabric_, address);
       ASSERT_TRUE(bound.ok()) << bound.status();
@@ -183,7 +184,7 @@ void DeviceServer::Start() {
 void DeviceServer::Stop() {
   if (server_ == nullptr) return;
   absl::Notification stopped;
-  threads_.control()->RunAndWait([&] {
+  control()->RunAndWait([&] {
     server_->Shutdown(ErrnoToStatus(ESHUTDOWN, "the test stops the server"), [&] {
       server_.reset();
       stopped.Notify();
@@ -196,17 +197,18 @@ void DeviceServer::Stop() {
   })) << "the server does not stop";
   threads_.Settle();
   device_thread_->RunAndWait([] {});
+  control()->RunAndWait([] {});
 }
 
 rtrs::ServerCounters DeviceServer::counters() {
   rtrs::ServerCounters counters;
-  threads_.control()->RunAndWait([&] { counters = server_->counters(); });
+  control()->RunAndWait([&] { counters = server_->counters(); });
   return counters;
 }
 
 size_t DeviceServer::session_count() {
   size_t count = 0;
-  threads_.control()->RunAndWait([&] { count = server_->session_count(); });
+  control()->RunAndWait([&] { count = server_->session_count(); });
   return count;
 }
 
@@ -217,9 +219,9 @@ absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> DeviceServer::OnSess
   if (!options_.tells_identity) info.features = 0;
   return std::make_unique<server::DeviceSession>(
       info, std::make_unique<Opener>(this),
-      server::DeviceSession::Threads{threads_.control()->ring(), device_thread_->ring(), &opening_,
+      server::DeviceSession::Threads{control()->ring(), device_thread_->ring(), &opening_,
                                      threads_.workers()},
-      options_.stuck_after);
+      options_.stuck_after, options_.device_observer);
 }
 
 absl::StatusOr<server::OpenedDevice> DeviceServer::Open(absl::string_view name, AccessMode mode) {

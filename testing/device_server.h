@@ -20,7 +20,9 @@
 #include "rtrs/fabric.h"
 #include "rtrs/server.h"
 #include "rtrs/server_handler.h"
+#include "rtrs/server_observer.h"
 #include "server/backend.h"
+#include "server/device_observer.h"
 #include "server/device_session.h"
 #include "server/memory_backend.h"
 #include "testing/faulty_backend.h"
@@ -91,6 +93,10 @@ class DeviceServer final : private rtrs::ServerHandler {
     // Whether clients are told which disk they have opened, on which start of the host.
     bool tells_identity = true;
     absl::Duration stuck_after = absl::InfiniteDuration();
+    // Outlive the server. `control` runs it in place of a thread of its own.
+    RingThread* control = nullptr;
+    rtrs::ServerObserver* observer = nullptr;
+    server::DeviceObserver* device_observer = nullptr;
   };
   // 16 chunks for 64 KiB.
   static rtrs::ServerOptions DefaultRtrsOptions();
@@ -128,6 +134,10 @@ class DeviceServer final : private rtrs::ServerHandler {
   absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> OnSession(
       const rtrs::ServerSessionInfo& session) override;
   absl::StatusOr<server::OpenedDevice> Open(absl::string_view name, AccessMode mode);
+
+  RingThread* control() {
+    return options_.control != nullptr ? options_.control : threads_.control();
+  }
 
   rtrs::Fabric* const fabric_;
   const Options options_;

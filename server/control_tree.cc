@@ -1,0 +1,159 @@
+#include "server/control_tree.h"
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/attribute_text.h"
+#include "common/logging.h"
+#include "common/rnbd_messages.h"
+#include "common/status.h"
+#include "rtrs/address.h"
+
+namespace rnbd::server {
+namespace {
+
+using rtrs::ServerPath;
+
+constexpr char kDisks[] = "class/rnbd-server/ctl/devices";
+constexpr char kSessions[] = "class/rtrs-server";
+constexpr char kWriteOne[] = "Write: 1\n";
+
+std::string SessionDirectory(const std::string& session) {
+  return absl::StrCat(kSessions, "/", session);
+}
+
+// As the client names the path: its port is chosen anew each time.
+rtrs::Address ClientOf(const ServerPath& path) {
+  rtrs::Address client = path.client();
+  client.port = 0;
+  return client;
+}
+
+std::string PathDirectory(const std::string& session, const ServerPath& path) {
+  return absl::StrCat(SessionDirectory(session), "/paths/",
+                      rtrs::PathDirectoryName(ClientOf(path), path.server()));
+}
+
+std::string Line(absl::string_view text) { return absl::StrCat(text, "\n"); }
+
+std::string TrafficText(const ServerPath& path) {
+  const rtrs::PathTraffic traffic = path.traffic();
+  return Line(absl::StrCat(traffic.reads, " ", traffic.read_bytes, " ", traffic.writes, " ",
+                           traffic.write_bytes));
+}
+
+void LogIfFailed(const absl::Status& status) {
+  if (!status.ok()) spdlog::error("the control tree: {}", status);
+}
+
+}  // namespace
+
+ControlTree::ControlTree(AttributeTree* tree) : tree_(tree) {
+  LogIfFailed(tree_->AddDirectory(kDisks));
+  LogIfFailed(tree_->AddDirectory(kSessions));
+}
+
+void ControlTree::OnSession(const std::string& session) {
+  LogIfFailed(tree_->AddDirectory(absl::StrCat(SessionDirectory(session), "/paths")));
+}
+
+void ControlTree::OnSessionGone(const std::string& session) {
+  LogIfFailed(tree_->Remove(SessionDirectory(session)));
+}
+
+// The path is there for as long as its files are.
+void ControlTree::OnPath(const std::string& session, ServerPath* path) {
+  const std::string directory = absl::StrCat(PathDirectory(session, *path), "/");
+  AddText(absl::StrCat(directory, "hca_name"), [path] {
+    const std::string& device = path->local_end().device;
+    return device.empty() ? std::string(rtrs::SchemeName(path->server().scheme)) : device;
+  });
+  AddText(absl::StrCat(directory, "hca_port"),
+          [path] { return absl::StrCat(path->local_end().port); });
+  AddText(absl::StrCat(directory, "src_addr"), [path] { return ClientOf(*path).ToString(); });
+  AddText(absl::StrCat(directory, "dst_addr"), [path] { return path->server().ToString(); });
+  AddCommand(
+      absl::StrCat(directory, "disconnect"), [] { return std::string(kWriteOne); },
+      [path](const AttributeTree::StoreDone& done) {
+        path->Close(ErrnoToStatus(ECONNRESET, "disconnected by a command"));
+        done(absl::OkStatus());
+      });
+  AddCommand(
+      absl::StrCat(directory, "stats/rdma"), [path] { return TrafficText(*path); },
+      [path](const AttributeTree::StoreDone& done) {
+        path->ResetTraffic();
+        done(absl::OkStatus());
+      });
+}
+
+void ControlTree::OnPathGone(const std::string& session, ServerPath* path) {
+  LogIfFailed(tree_->Remove(PathDirectory(session, *path)));
+}
+
+uint64_t ControlTree::OnDeviceOpened(const OpenDeviceFacts& device, ForceClose force_close) {
+  const uint64_t number = ++last_number_;
+  control_->Post([this, number, device, force_close = std::move(force_close)] {
+    AddDevice(number, device, force_close);
+  });
+  return number;
+}
+
+void ControlTree::OnDeviceClosed(uint64_t number) {
+  control_->Post([this, number] { RemoveDevice(number); });
+}
+
+void ControlTree::AddDevice(uint64_t number, const OpenDeviceFacts& device,
+                            const ForceClose& force_close) {
+  const std::string disk = absl::StrCat(kDisks, "/", device.disk.name);
+  if (disk_users_[disk]++ == 0) {
+    LogIfFailed(tree_->AddLink(absl::StrCat(disk, "/block_dev"), device.disk.target));
+  }
+  // A session may have a disk open under several names; the kernel's server cannot.
+  const std::string base = absl::StrCat(disk, "/sessions/", device.session);
+  std::string directory = base;
+  for (int i = 2; tree_->Find(directory).ok(); ++i) directory = absl::StrCat(base, "~", i);
+  devices_[number] = {disk, directory};
+
+  AddText(absl::StrCat(directory, "/mapping_path"), [path = device.mapping_path] { return path; });
+  AddText(absl::StrCat(directory, "/access_mode"),
+          [mode = device.mode] { return std::string(AccessModeName(mode)); });
+  AddText(absl::StrCat(directory, "/read_only"),
+          [read_only = device.read_only] { return std::string(read_only ? "1" : "0"); });
+  AddCommand(
+      absl::StrCat(directory, "/force_close"), [] { return std::string(kWriteOne); },
+      [this, force_close](const AttributeTree::StoreDone& done) {
+        force_close([this, done](const absl::Status& status) {
+          control_->Post([done, status] { done(status); });
+        });
+      });
+}
+
+void ControlTree::RemoveDevice(uint64_t number) {
+  const auto place = devices_.extract(number);
+  const std::string& disk = place.mapped().disk;
+  LogIfFailed(tree_->Remove(place.mapped().directory));
+  if (--disk_users_[disk] > 0) return;
+  disk_users_.erase(disk);
+  LogIfFailed(tree_->Remove(disk));
+}
+
+void ControlTree::AddText(const std::string& path, std::function<std::string()> show) {
+  AttributeTree::Attribute attribute;
+  attribute.show = [show = std::move(show)] { return Line(show()); };
+  LogIfFailed(tree_->AddAttribute(path, std::move(attribute)));
+}
+
+void ControlTree::AddCommand(const std::string& path, std::function<std::string()> show,
+                             std::function<void(AttributeTree::StoreDone done)> act) {
+  AttributeTree::Attribute attribute;
+  attribute.mode = 0644;
+  attribute.show = std::move(show);
+  attribute.store = [act = std::move(act)](const std::string& text, AttributeTree::StoreDone done) {
+    if (const absl::Status one = ParseOne(text); !one.ok()) return done(one);
+    act(std::move(done));
+  };
+  LogIfFailed(tree_->AddAttribute(path, std::move(attribute)));
+}
+
+}  // namespace rnbd::server

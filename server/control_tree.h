@@ -1,0 +1,62 @@
+#ifndef RNBD_SERVER_CONTROL_TREE_H_
+#define RNBD_SERVER_CONTROL_TREE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+
+#include "absl/status/status.h"
+#include "common/attribute_tree.h"
+#include "common/ring.h"
+#include "rtrs/server_observer.h"
+#include "rtrs/server_path.h"
+#include "server/device_observer.h"
+
+namespace rnbd::server {
+
+// The control tree of a server: the kernel modules' sysfs for its sessions, their paths and devices
+// (protocol page, sections 7.3 and 7.5), below
+//   class/rnbd-server/ctl/devices/DISK/sessions/SESSION/   class/rtrs-server/SESSION/paths/SRC@DST/
+// docs/control-tree.md has each file. On the control thread, which owns the attribute tree; what
+// the device thread tells comes there a moment later.
+class ControlTree final : public rtrs::ServerObserver, public DeviceObserver {
+ public:
+  // Both outlive the object, which outlives the last Show() and Store().
+  explicit ControlTree(AttributeTree* tree);
+
+  // Before the first device: the ring of the control thread, which outlives the device thread.
+  void set_control(Ring* control) { control_ = control; }
+
+  void OnSession(const std::string& session) override;
+  void OnSessionGone(const std::string& session) override;
+  void OnPath(const std::string& session, rtrs::ServerPath* path) override;
+  void OnPathGone(const std::string& session, rtrs::ServerPath* path) override;
+
+  uint64_t OnDeviceOpened(const OpenDeviceFacts& device, ForceClose force_close) override;
+  void OnDeviceClosed(uint64_t number) override;
+
+ private:
+  struct Place {
+    std::string disk;       // directory of the disk
+    std::string directory;  // of the session in it
+  };
+
+  void AddDevice(uint64_t number, const OpenDeviceFacts& device, const ForceClose& force_close);
+  void RemoveDevice(uint64_t number);
+  void AddText(const std::string& path, std::function<std::string()> show);
+  // "1" does it.
+  void AddCommand(const std::string& path, std::function<std::string()> show,
+                  std::function<void(AttributeTree::StoreDone done)> act);
+
+  AttributeTree* const tree_;
+  Ring* control_ = nullptr;
+  std::atomic<uint64_t> last_number_{0};
+  std::map<uint64_t, Place> devices_;      // by number
+  std::map<std::string, int> disk_users_;  // by directory
+};
+
+}  // namespace rnbd::server
+
+#endif  // RNBD_SERVER_CONTROL_TREE_H_

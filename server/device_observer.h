@@ -1,0 +1,42 @@
+#ifndef RNBD_SERVER_DEVICE_OBSERVER_H_
+#define RNBD_SERVER_DEVICE_OBSERVER_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "common/rnbd_messages.h"
+#include "server/export_name.h"
+
+namespace rnbd::server {
+
+// A device that a session has open, for people.
+struct OpenDeviceFacts {
+  std::string session;
+  std::string mapping_path;  // what the session asked for
+  AccessMode mode = AccessMode::kReadOnly;
+  bool read_only = false;  // the session cannot write
+  ExportName disk;
+};
+
+// Learns which devices sessions have open; on the device thread.
+class DeviceObserver {
+ public:
+  // Runs `done` on the device thread, once the last request of the device is done and it is closed;
+  // ENODEV and EALREADY where somebody was quicker. The session's requests for it get ENOTCONN from
+  // then on, until it opens the device again, under another id. Any thread, at any time.
+  using Done = std::function<void(const absl::Status&)>;
+  using ForceClose = std::function<void(Done done)>;
+
+  // Returns what OnDeviceClosed() is told.
+  virtual uint64_t OnDeviceOpened(const OpenDeviceFacts& device, ForceClose force_close) = 0;
+  virtual void OnDeviceClosed(uint64_t number) = 0;
+
+ protected:
+  ~DeviceObserver() = default;
+};
+
+}  // namespace rnbd::server
+
+#endif  // RNBD_SERVER_DEVICE_OBSERVER_H_
