@@ -115,10 +115,6 @@ std::vector<std::string> NotInForce(const ServerConfig& config) {
         "always_invalidate: yes is not in force over TCP and Unix sockets: a chunk's key stays the "
         "same while its path is up");
   }
-  if (!config.admin_socket.empty()) {
-    sentences.push_back(absl::StrCat("admin_socket: ", config.admin_socket,
-                                     " is not in force: this version has no admin socket"));
-  }
   if (config.metrics) {
     sentences.push_back(absl::StrCat("metrics: ", config.metrics->ToString(),
                                      " is not in force: this version serves no metrics"));
@@ -133,6 +129,9 @@ std::string Describe(const ServerConfig& config) {
   absl::StrAppend(&text, "payload_checksum: ",
                   config.payload_checksum ? "yes" : "only for clients that ask for it",
                   "; log level: ", config.log.level, "\n");
+  if (!config.admin_socket.empty()) {
+    absl::StrAppend(&text, "the rnbd command is answered on ", config.admin_socket, "\n");
+  }
   absl::StrAppend(&text, "rdma_poll: ", DurationToString(config.rdma_poll), "\n");
   absl::StrAppend(&text, "a path is dead after ", DurationToString(config.heartbeat.timeout),
                   " without a sign of life, with a heartbeat every ",

@@ -126,11 +126,15 @@ absl::StatusOr<UniqueFd> OpenStreamSocket(sa_family_t family,
   return socket;
 }
 
-absl::StatusOr<ListeningSocket> ListeningSocket::Open(const Address& address) {
+absl::StatusOr<ListeningSocket> ListeningSocket::Open(const Address& address, mode_t mode) {
   ASSIGN_OR_RETURN(std::vector<SocketAddress> resolved, Resolve(address));
   const SocketAddress& first = resolved.front();
   ASSIGN_OR_RETURN(UniqueFd socket, NewSocket(first.family()));
-  if (first.family() != AF_UNIX) SetOption(socket.get(), SOL_SOCKET, SO_REUSEADDR, 1);
+  if (first.family() != AF_UNIX) {
+    SetOption(socket.get(), SOL_SOCKET, SO_REUSEADDR, 1);
+  } else if (fchmod(socket.get(), mode) != 0) {  // which bind(2) gives the file
+    return ErrnoToStatus(errno, absl::StrCat("restrict ", address.ToString()));
+  }
   // "[::]" serves IPv4 as well, as the kernel's listener does.
   if (first.family() == AF_INET6) SetOption(socket.get(), IPPROTO_IPV6, IPV6_V6ONLY, 0);
   RETURN_IF_ERROR(BindAndListen(socket.get(), address, first));

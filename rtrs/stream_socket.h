@@ -27,8 +27,9 @@ void TuneStreamSocket(int socket, sa_family_t family);
 class ListeningSocket {
  public:
   // On `address`, kTcp or kUnix. A Unix socket left behind by a process that has died is replaced;
-  // one that somebody listens on is EADDRINUSE, and so is a file that is no socket.
-  static absl::StatusOr<ListeningSocket> Open(const Address& address);
+  // one that somebody listens on is EADDRINUSE, and so is a file that is no socket. Its file gets
+  // `mode`, as the umask allows.
+  static absl::StatusOr<ListeningSocket> Open(const Address& address, mode_t mode = 0777);
 
   ListeningSocket(ListeningSocket&&) noexcept = default;
   ListeningSocket& operator=(ListeningSocket&&) = delete;

@@ -76,6 +76,14 @@ TEST_F(StreamSocketTest, ListensOnUnixAndCleansUp) {
   EXPECT_FALSE(Exists(address_.path));
 }
 
+TEST_F(StreamSocketTest, AUnixSocketHasTheModeThatIsAskedForFromTheBeginning) {
+  const absl::StatusOr<ListeningSocket> socket = ListeningSocket::Open(address_, 0600);
+  ASSERT_TRUE(socket.ok()) << socket.status();
+  struct stat file;
+  ASSERT_EQ(lstat(address_.path.c_str(), &file), 0);
+  EXPECT_EQ(file.st_mode & 0777, mode_t{0600});
+}
+
 TEST_F(StreamSocketTest, ReplacesASocketThatWasLeftBehind) {
   LeaveSocketBehind();
   ASSERT_TRUE(Exists(address_.path));

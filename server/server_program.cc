@@ -1,0 +1,120 @@
+#include "server/server_program.h"
+
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "common/logging.h"
+#include "common/status.h"
+#include "config/heartbeat_settings.h"
+
+namespace rnbd::server {
+namespace {
+
+// Slots for registered buffers in each worker's ring: a session takes one for every 4 MiB of its
+// chunks.
+constexpr unsigned kRegisteredBuffers = 16384;
+
+rtrs::ServerOptions RtrsOptions(const config::ServerConfig& config) {
+  rtrs::ServerOptions options;
+  options.geometry = {config.queue_depth, config.max_io_size, config::kMaxHeaderSize};
+  options.limits.max_sessions = config.limits.max_sessions;
+  options.limits.max_sessions_per_address = config.limits.max_sessions_per_address;
+  options.limits.max_paths_per_session = config.limits.max_paths_per_session;
+  options.limits.max_connections_per_path = config.limits.max_connections_per_path;
+  options.limits.max_chunk_memory = config.limits.chunk_memory;
+  options.path = {config.establishment_timeout, config::ToHeartbeatSettings(config.heartbeat),
+                  config::ToKernelHeartbeatSettings(config.heartbeat), config.always_invalidate};
+  return options;
+}
+
+// The kernel may hold the socket of a server that was killed for a moment longer than its process.
+template <typename Attempt>
+auto WhileInUse(Attempt attempt) {
+  constexpr int kAttempts = 20;
+  for (int i = 1;; ++i) {
+    auto result = attempt();
+    if (StatusToErrno(result.status()) != EADDRINUSE || i == kAttempts) return result;
+    absl::SleepFor(absl::Milliseconds(100));
+  }
+}
+
+}  // namespace
+
+absl::Status ServerProgram::Start() {
+  ASSIGN_OR_RETURN(control_, RingThread::Start("control", {}));
+  control_tree_.set_control(control_->ring());
+  ASSIGN_OR_RETURN(device_thread_, RingThread::Start("devices", {}));
+  std::vector<Ring*> rings;
+  for (int i = 0; i < config_.workers; ++i) {
+    Ring::Options options;
+    options.buffers = kRegisteredBuffers;
+    ASSIGN_OR_RETURN(auto worker, RingThread::Start(absl::StrCat("worker-", i), options));
+    rings.push_back(worker->ring());
+    workers_.push_back(std::move(worker));
+  }
+  service_ = std::make_unique<BlockService>(
+      &config_, DeviceSession::Threads{control_->ring(), device_thread_->ring(), &opening_, rings},
+      &control_tree_);
+  RETURN_IF_ERROR(service_->KeepPlaces());
+  rtrs::StreamOptions stream;
+  stream.payload_checksum = config_.payload_checksum;
+  rtrs::VerbsOptions verbs;
+  verbs.poll = config_.rdma_poll;
+  fabrics_ = std::make_unique<rtrs::AllFabrics>(stream, verbs);
+  absl::Status listening;
+  control_->RunAndWait([&] {
+    server_ = std::make_unique<rtrs::Server>(RtrsOptions(config_), control_->ring(), rings,
+                                             service_.get());
+    server_->set_observer(&control_tree_);
+    listening = Listen();
+  });
+  RETURN_IF_ERROR(listening);
+  return StartAdministration();
+}
+
+bool ServerProgram::Stop() {
+  admin_socket_.reset();
+  auto done = std::make_shared<absl::Notification>();
+  if (control_ == nullptr) return true;
+  control_->RunAndWait([&] {
+    if (server_ == nullptr) {
+      done->Notify();
+      return;
+    }
+    server_->Shutdown(ErrnoToStatus(ESHUTDOWN, "the server is shutting down"), [this, done] {
+      server_.reset();
+      done->Notify();
+    });
+  });
+  return done->WaitForNotificationWithTimeout(config_.drain_timeout);
+}
+
+absl::Status ServerProgram::Listen() {
+  int listening = 0;
+  for (const config::ListenConfig& listen : config_.listen) {
+    absl::StatusOr<rtrs::Address> address =
+        WhileInUse([&] { return server_->Listen(fabrics_.get(), listen.address); });
+    if (address.ok()) {
+      spdlog::info("listening on {}", address->ToString());
+      ++listening;
+      continue;
+    }
+    if (listen.required) return address.status();
+    spdlog::warn("goes without {}: {}", listen.address.ToString(), address.status());
+  }
+  if (listening == 0) return absl::FailedPreconditionError("there is nothing left to listen on");
+  return absl::OkStatus();
+}
+
+absl::Status ServerProgram::StartAdministration() {
+  if (config_.admin_socket.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(admin_socket_, WhileInUse([&] {
+                     return AdminSocket::Start(config_.admin_socket, &attributes_, {});
+                   }));
+  return absl::OkStatus();
+}
+
+}  // namespace rnbd::server

@@ -1,0 +1,63 @@
+#ifndef RNBD_SERVER_SERVER_PROGRAM_H_
+#define RNBD_SERVER_SERVER_PROGRAM_H_
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/attribute_tree.h"
+#include "common/blocking_calls.h"
+#include "common/ring.h"
+#include "config/server_config.h"
+#include "rtrs/all_fabrics.h"
+#include "rtrs/server.h"
+#include "server/admin_socket.h"
+#include "server/block_service.h"
+#include "server/control_tree.h"
+
+namespace rnbd::server {
+
+// The threads of a server and what runs on them, from the configuration to the last session's end.
+// On the main thread.
+class ServerProgram {
+ public:
+  // `config` outlives the object.
+  explicit ServerProgram(const config::ServerConfig& config) : config_(config) {}
+
+  // Stop() must follow, also where this fails.
+  absl::Status Start();
+
+  // Ends every session. False when that took longer than the configuration allows: then the object
+  // cannot be destroyed.
+  bool Stop();
+
+ private:
+  absl::Status Listen();
+  absl::Status StartAdministration();
+
+  // Devices that are being opened at a time: more than disks that hang at once.
+  static constexpr size_t kMostOpening = 32;
+
+  const config::ServerConfig& config_;
+  // Destroyed from the last to the first: the sessions are gone before the threads end; the device
+  // thread closes what they left, and tells the control tree so, before these go.
+  std::unique_ptr<rtrs::AllFabrics> fabrics_;
+  AttributeTree attributes_{
+      [this](std::function<void()> task) { control_->ring()->Post(std::move(task)); }};
+  ControlTree control_tree_{&attributes_};
+  std::unique_ptr<BlockService> service_;
+  std::unique_ptr<RingThread> control_;
+  std::unique_ptr<RingThread> device_thread_;
+  BlockingCalls opening_{kMostOpening};
+  std::vector<std::unique_ptr<RingThread>> workers_;
+  std::unique_ptr<rtrs::Server> server_;
+  std::unique_ptr<AdminSocket> admin_socket_;
+};
+
+}  // namespace rnbd::server
+
+#endif  // RNBD_SERVER_SERVER_PROGRAM_H_
