@@ -18,6 +18,8 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "client/tool/control_files.h"
+#include "client/tool/names.h"
+#include "client/tool/server_actions.h"
 #include "client/tool/table.h"
 #include "client/tool/views.h"
 #include "common/rnbd_messages.h"
@@ -29,31 +31,6 @@ namespace rnbd::client::tool {
 namespace {
 
 absl::Status NotFound(absl::string_view what) { return absl::NotFoundError(what); }
-
-// What people may call a device, a session, a path.
-bool IsCalled(const DeviceFacts& device, const std::string& name) {
-  return device.name == name || device.path == name ||
-         absl::StrCat(device.mount, "/", device.name) == name ||
-         absl::StrCat(device.path, "@", device.session) == name;
-}
-
-bool IsCalled(const PathFacts& path, const std::string& name) {
-  return path.name == name || path.destination == name ||
-         absl::StrCat(path.session, ":", path.port) == name;
-}
-
-bool IsCalled(const SessionFacts& session, const std::string& name) {
-  if (session.name == name || absl::EndsWith(session.name, absl::StrCat("@", name))) return true;
-  return std::any_of(session.paths.begin(), session.paths.end(), [&](const PathFacts& path) {
-    return path.name == name || path.destination == name;
-  });
-}
-
-// A path of a session that was named may be called by less.
-bool IsCalledWithin(const PathFacts& path, const std::string& name) {
-  return IsCalled(path, name) || path.device == name || path.port == name ||
-         absl::StrCat(path.device, ":", path.port) == name;
-}
 
 // Of a control file's refusal, what would help.
 absl::string_view Advice(int error) {
@@ -78,11 +55,6 @@ class Runner {
   explicit Runner(const Request& request) : request_(request) {}
 
   absl::StatusOr<std::string> Run() {
-    if (request_.server) {
-      return absl::UnimplementedError(
-          "rnbd-server has no control files in this version; its configuration file and its log "
-          "say what it does");
-    }
     RETURN_IF_ERROR(Look());
     switch (request_.verb) {
       case Verb::kList:
@@ -459,6 +431,8 @@ class Runner {
 
 }  // namespace
 
-absl::StatusOr<std::string> Run(const Request& request) { return Runner(request).Run(); }
+absl::StatusOr<std::string> Run(const Request& request) {
+  return request.server ? RunOnServer(request) : Runner(request).Run();
+}
 
 }  // namespace rnbd::client::tool

@@ -8,8 +8,8 @@
 
 namespace rnbd::client::tool {
 
-// Does what was asked for, on the mounts of this machine, and returns what is to be printed. What
-// is not there is kNotFound; what a control file refuses has its errno.
+// Does what was asked for, on the mounts or the server of this machine, and returns what is to be
+// printed. What is not there is kNotFound; what a control file refuses has its errno.
 absl::StatusOr<std::string> Run(const Request& request);
 
 }  // namespace rnbd::client::tool

@@ -1,4 +1,4 @@
-// rnbd: shows and changes what rnbd-fuse has mounted on this machine.
+// rnbd: shows and changes what rnbd-fuse has mounted on this machine, and what rnbd-server exports.
 
 #include <cstdio>
 #include <string>
@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/tool/actions.h"
+#include "client/tool/server_views.h"
 #include "client/tool/views.h"
 #include "client/tool/words.h"
 #include "common/status.h"
@@ -37,12 +38,16 @@ int Print(const std::string& text) {
   return written ? kOk : kFailed;
 }
 
+std::string AllFields(const Request& request) {
+  return request.server ? ServerFieldsText(request.target) : FieldsText(request.target);
+}
+
 int Main(const std::vector<std::string>& words) {
   const absl::StatusOr<Request> request = ParseWords(words);
   if (!request.ok()) return Fail(request.status());
   if (request->verb == Verb::kHelp) return Print(HelpText(*request));
   if (request->help) {
-    return Print(HelpText(*request) + (request->all_help ? FieldsText(request->target) : ""));
+    return Print(HelpText(*request) + (request->all_help ? AllFields(*request) : ""));
   }
   const absl::StatusOr<std::string> done = Run(*request);
   return done.ok() ? Print(*done) : Fail(done.status());

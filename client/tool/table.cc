@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -15,10 +16,23 @@ namespace {
 
 constexpr absl::string_view kUnits = "BKMGTPE";
 
+// Names may come from a peer: none is to move the cursor.
+std::string Printable(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) {
+      absl::StrAppendFormat(&out, "\\x%02x", static_cast<unsigned char>(c));
+    } else {
+      out.push_back(c);
+    }
+  }
+  return out;
+}
+
 std::string CellText(const Cell& cell, const Style& style) {
   switch (cell.kind) {
     case Cell::Kind::kText:
-      return cell.text;
+      return style.format == Format::kTerminal ? Printable(cell.text) : cell.text;
     case Cell::Kind::kCount:
       return absl::StrCat(cell.number);
     case Cell::Kind::kBytes:
@@ -84,7 +98,8 @@ std::string RenderTerminal(const Table& table, const Style& style) {
     absl::StrAppend(&out, text, "\n");
     const size_t row = style.headers ? number - 1 : number;
     if (!style.tree || row >= table.trees.size()) continue;
-    for (const std::string& below : table.trees[row]) absl::StrAppend(&out, "  ", below, "\n");
+    for (const std::string& below : table.trees[row])
+      absl::StrAppend(&out, "  ", Printable(below), "\n");
   }
   return out;
 }

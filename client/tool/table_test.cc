@@ -41,6 +41,15 @@ TEST(Table, InATerminal) {
             "a,\"<b  closed  0\n");
 }
 
+TEST(Table, NamesThatPeersChoseCannotMoveTheCursor) {
+  Table table = Example();
+  table.rows[0][0] = Cell::Of("a\x1b[2J\nb");
+  table.trees = {{"c\rd"}, {}};
+  const std::string text = Render(table, Style());
+  EXPECT_THAT(text, HasSubstr("a\\x1b[2J\\x0ab"));
+  EXPECT_THAT(text, HasSubstr("  c\\x0dd\n"));
+}
+
 TEST(Table, WithTrees) {
   Table table = Example();
   table.trees = {{"one", "two"}, {}};

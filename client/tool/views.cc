@@ -6,33 +6,12 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "client/tool/fields.h"
 #include "common/rnbd_messages.h"
 
 namespace rnbd::client::tool {
 namespace {
-
-template <typename Facts>
-struct Field {
-  Column column;
-  std::function<Cell(const Facts& facts)> cell;
-};
-
-template <typename Facts>
-Table MakeTable(const std::string& name, const std::string& row_name,
-                const std::vector<Field<Facts>>& fields, const std::vector<const Facts*>& all) {
-  Table table;
-  table.name = name;
-  table.row_name = row_name;
-  for (const Field<Facts>& field : fields) table.columns.push_back(field.column);
-  for (const Facts* facts : all) {
-    std::vector<Cell> row;
-    for (const Field<Facts>& field : fields) row.push_back(field.cell(*facts));
-    table.rows.push_back(std::move(row));
-  }
-  return table;
-}
 
 uint64_t Sum(const SessionFacts& session, uint64_t PathFacts::*number) {
   uint64_t sum = 0;
@@ -149,16 +128,6 @@ const std::vector<Field<PathFacts>>& PathFields() {
   return fields;
 }
 
-template <typename Facts>
-std::string Describe(const std::vector<Field<Facts>>& fields) {
-  std::string text;
-  for (const Field<Facts>& field : fields) {
-    absl::StrAppendFormat(&text, "    %-13s %-13s %s\n", field.column.field, field.column.header,
-                          field.column.description);
-  }
-  return text;
-}
-
 }  // namespace
 
 Table DeviceTable(const std::vector<const DeviceFacts*>& devices) {
@@ -196,21 +165,21 @@ std::vector<std::string> StandardFields(Target target) {
 }
 
 std::string FieldsText(Target target) {
-  std::string text = "\nFields, as a list with commas; +LIST adds, -LIST takes away, all is all:\n";
+  std::string text;
   switch (target) {
     case Target::kDevice:
-      absl::StrAppend(&text, Describe(DeviceFields()));
+      text = DescribeFields(DeviceFields());
       break;
     case Target::kSession:
-      absl::StrAppend(&text, Describe(SessionFields()));
+      text = DescribeFields(SessionFields());
       break;
     case Target::kPath:
-      absl::StrAppend(&text, Describe(PathFields()));
+      text = DescribeFields(PathFields());
       break;
     case Target::kNone:
       return std::string();
   }
-  return absl::StrCat(text, "  Without: ", absl::StrJoin(StandardFields(target), ","), "\n");
+  return FieldsHelp(text, StandardFields(target));
 }
 
 }  // namespace rnbd::client::tool

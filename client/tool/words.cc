@@ -120,14 +120,16 @@ constexpr Command kCommands[] = {
      "takes a path away and adds it again"},
     {true, Target::kDevice, Verb::kList, kListOptions, "the devices that are exported"},
     {true, Target::kDevice, Verb::kShow, kShowDevice, "one of them"},
-    {true, Target::kDevice, Verb::kClose, "DEVICE [SESSION] [force] [verbose]",
-     "closes a device for a session"},
+    {true, Target::kDevice, Verb::kClose, "DEVICE [from] [SESSION] [force] [verbose]",
+     "takes a device away from a session, which gets errors from then on"},
     {true, Target::kSession, Verb::kList, kListOptions, "the sessions"},
     {true, Target::kSession, Verb::kShow, kShowSession, "one of them"},
-    {true, Target::kSession, Verb::kDisconnect, "SESSION [verbose]", "takes every path down"},
+    {true, Target::kSession, Verb::kDisconnect, "SESSION [verbose]",
+     "takes every path down; a client may connect again"},
     {true, Target::kPath, Verb::kList, kListOptions, "the paths of all sessions"},
     {true, Target::kPath, Verb::kShow, kShowPath, "one of them"},
-    {true, Target::kPath, Verb::kDisconnect, "[SESSION] PATH [verbose]", "takes a path down"},
+    {true, Target::kPath, Verb::kDisconnect, "[SESSION] PATH [verbose]",
+     "takes a path down; a client may connect it again"},
 };
 
 absl::Status UnknownWord(const std::string& word, const std::vector<std::string>& known) {
@@ -229,7 +231,9 @@ class Parser {
     }
     if (Changes() && word == "verbose") return Set(&request_.verbose);
     if (Changes() && word == "force") return Set(&request_.force);
+    if (request_.server && word == "--socket") return TakeValue(word, &request_.socket);
     if (word == "on") return TakeValue(word, &request_.mount);
+    if (request_.verb == Verb::kClose) return TakeCloseWord(word);
     if (request_.verb == Verb::kMap) return TakeMapWord(word);
     if (TakeUnit(word)) return absl::OkStatus();
     if (Shows() && TakeStyle(word)) return absl::OkStatus();
@@ -262,6 +266,16 @@ class Parser {
       return absl::OkStatus();
     }
     request_.names.push_back(word);
+    return absl::OkStatus();
+  }
+
+  absl::Status TakeCloseWord(const std::string& word) {
+    if (word == "from") return TakeValue(word, &request_.from);
+    if (request_.names.empty() || !request_.from.empty()) {
+      request_.names.push_back(word);
+    } else {
+      request_.from = word;
+    }
     return absl::OkStatus();
   }
 
@@ -362,6 +376,9 @@ std::string HelpText(const Request& request) {
       absl::StrAppend(&text, CommandLine(command), " ", command.arguments, "\n    ",
                       command.sentence, "\n");
     }
+  }
+  if (request.server) {
+    absl::StrAppend(&text, "\n--socket PATH: where the server's admin_socket is.\n");
   }
   if (request.verb == Verb::kHelp) {
     absl::StrAppend(&text,

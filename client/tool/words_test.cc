@@ -83,6 +83,23 @@ TEST(Words, Changes) {
   EXPECT_THAT(Parsed("path add blya tcp:10.0.0.1").names, ElementsAre("blya", "tcp:10.0.0.1"));
 }
 
+TEST(Words, OfAServer) {
+  const Request close = Parsed("server close disk0.img from blya --socket /run/x.sock verbose");
+  EXPECT_TRUE(close.server);
+  EXPECT_EQ(close.target, Target::kDevice);
+  EXPECT_THAT(close.names, ElementsAre("disk0.img"));
+  EXPECT_EQ(close.from, "blya");
+  EXPECT_EQ(close.socket, "/run/x.sock");
+  EXPECT_TRUE(close.verbose);
+  EXPECT_EQ(Parsed("srv dev close disk0.img blya force").from, "blya");
+  EXPECT_EQ(Parsed("server close disk0.img").from, "");
+  EXPECT_EQ(Parsed("server list --socket /run/x.sock json").socket, "/run/x.sock");
+  EXPECT_THAT(Refusal("server close"), HasSubstr("needs a name"));
+  EXPECT_THAT(Refusal("server close a b c"), HasSubstr("needs a name"));
+  EXPECT_THAT(Refusal("server close a from"), HasSubstr("nothing stands behind \"from\""));
+  EXPECT_THAT(Refusal("server list --socket"), HasSubstr("nothing stands behind"));
+}
+
 TEST(Words, RefusesAndSaysWhatMayBeMeant) {
   EXPECT_THAT(Refusal("lisst"), HasSubstr("did you mean \"list\"?"));
   EXPECT_THAT(Refusal("client sesion list"), HasSubstr("did you mean \"session\"?"));

@@ -66,8 +66,8 @@ expect_output "3072"
 expect 3 show nothing
 expect 2 list devnam
 says 'did you mean "devname"?'
-expect 1 server list
-says "no control files"
+RNBD_ADMIN_SOCKET=$SOCKET.none expect 3 server list
+says "no rnbd-server answers"
 case_end
 
 case_start "maps and unmaps"

@@ -1,0 +1,21 @@
+#ifndef RNBD_CLIENT_TOOL_NAMES_H_
+#define RNBD_CLIENT_TOOL_NAMES_H_
+
+#include <string>
+
+#include "client/tool/control_files.h"
+#include "client/tool/server_files.h"
+
+// What people may call a device, a session, a path.
+namespace rnbd::client::tool {
+
+bool IsCalled(const DeviceFacts& device, const std::string& name);
+bool IsCalled(const ExportFacts& device, const std::string& name);
+bool IsCalled(const SessionFacts& session, const std::string& name);
+bool IsCalled(const PathFacts& path, const std::string& name);
+// A path of a session that was named may be called by less.
+bool IsCalledWithin(const PathFacts& path, const std::string& name);
+
+}  // namespace rnbd::client::tool
+
+#endif  // RNBD_CLIENT_TOOL_NAMES_H_

@@ -1,0 +1,181 @@
+#include "client/tool/server_actions.h"
+
+#include <cerrno>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "client/tool/control_files.h"
+#include "client/tool/names.h"
+#include "client/tool/server_files.h"
+#include "client/tool/server_views.h"
+#include "client/tool/table.h"
+#include "common/admin_client.h"
+#include "common/status.h"
+
+namespace rnbd::client::tool {
+namespace {
+
+class ServerRunner {
+ public:
+  ServerRunner(const Request& request, AdminClient* client, const ServerFacts& facts)
+      : request_(request), client_(client), facts_(facts) {}
+
+  absl::StatusOr<std::string> Run() {
+    switch (request_.verb) {
+      case Verb::kList:
+        return List();
+      case Verb::kShow:
+        return Show();
+      case Verb::kClose:
+        return Close();
+      case Verb::kDisconnect:
+        return Disconnect();
+      default:
+        return absl::InternalError("a command without an action");
+    }
+  }
+
+ private:
+  template <typename Facts>
+  static std::vector<const Facts*> All(const std::vector<Facts>& facts) {
+    std::vector<const Facts*> all;
+    for (const Facts& each : facts) all.push_back(&each);
+    return all;
+  }
+
+  std::vector<const PathFacts*> Paths() const {
+    std::vector<const PathFacts*> all;
+    for (const SessionFacts& session : facts_.sessions) {
+      for (const PathFacts& path : session.paths) all.push_back(&path);
+    }
+    return all;
+  }
+
+  const std::string& name() const { return request_.names[0]; }
+
+  template <typename Facts>
+  std::vector<const Facts*> Called(const std::vector<const Facts*>& all) const {
+    std::vector<const Facts*> found;
+    for (const Facts* facts : all) {
+      if (IsCalled(*facts, name())) found.push_back(facts);
+    }
+    return found;
+  }
+
+  // [SESSION] PATH
+  std::vector<const PathFacts*> CalledPaths() const {
+    if (request_.names.size() == 1) return Called(Paths());
+    std::vector<const PathFacts*> found;
+    for (const SessionFacts* session : Called(All(facts_.sessions))) {
+      for (const PathFacts& path : session->paths) {
+        if (IsCalledWithin(path, request_.names[1])) found.push_back(&path);
+      }
+    }
+    return found;
+  }
+
+  absl::StatusOr<std::string> Rendered(const Table& table, Target target) const {
+    ASSIGN_OR_RETURN(const Table chosen,
+                     Choose(table, StandardServerFields(target), request_.fields));
+    return Render(chosen, request_.style);
+  }
+
+  absl::StatusOr<std::string> List() const {
+    switch (request_.target) {
+      case Target::kSession:
+        return Rendered(ServerSessionTable(All(facts_.sessions)), Target::kSession);
+      case Target::kPath:
+        return Rendered(ServerPathTable(Paths()), Target::kPath);
+      case Target::kDevice:
+      case Target::kNone:
+        break;
+    }
+    return Rendered(ExportTable(All(facts_.devices)), Target::kDevice);
+  }
+
+  bool Means(Target target) const {
+    return request_.target == target || request_.target == Target::kNone;
+  }
+
+  absl::Status Nothing() const {
+    return absl::NotFoundError(
+        absl::StrCat("nothing of the server is called ", absl::StrJoin(request_.names, " ")));
+  }
+
+  absl::StatusOr<std::string> Show() const {
+    if (Means(Target::kDevice)) {
+      const auto devices = Called(All(facts_.devices));
+      if (!devices.empty()) return Rendered(ExportTable(devices), Target::kDevice);
+    }
+    if (Means(Target::kSession) && request_.names.size() == 1) {
+      const auto sessions = Called(All(facts_.sessions));
+      if (!sessions.empty()) return Rendered(ServerSessionTable(sessions), Target::kSession);
+    }
+    if (Means(Target::kPath)) {
+      const auto paths = CalledPaths();
+      if (!paths.empty()) return Rendered(ServerPathTable(paths), Target::kPath);
+    }
+    return Nothing();
+  }
+
+  // Writes, and says so where that is wanted.
+  absl::Status Write(const std::string& file, const std::string& text) {
+    const absl::Status written = client_->Write(file, text);
+    if (!written.ok()) return Annotate(written, absl::StrCat(text, " > ", file));
+    if (request_.verbose) absl::StrAppend(&said_, file, ": ", text, "\n");
+    return written;
+  }
+
+  // One session's use of a disk: with several it must be said whose.
+  absl::StatusOr<std::string> Close() {
+    std::vector<const ExportFacts*> found;
+    std::vector<std::string> sessions;
+    for (const ExportFacts* device : Called(All(facts_.devices))) {
+      if (!request_.from.empty() && device->session != request_.from) continue;
+      found.push_back(device);
+      sessions.push_back(device->session);
+    }
+    if (found.empty()) return Nothing();
+    if (found.size() > 1 && request_.from.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          name(),
+          " is open several times, say for which session: ", absl::StrJoin(sessions, ", ")));
+    }
+    for (const ExportFacts* device : found) {
+      RETURN_IF_ERROR(Write(absl::StrCat(device->directory, "/force_close"), "1"));
+    }
+    return said_;
+  }
+
+  absl::StatusOr<std::string> Disconnect() {
+    std::vector<const PathFacts*> paths;
+    if (Means(Target::kSession) && request_.names.size() == 1) {
+      for (const SessionFacts* session : Called(All(facts_.sessions))) {
+        for (const PathFacts& path : session->paths) paths.push_back(&path);
+      }
+    }
+    if (Means(Target::kPath) && paths.empty()) paths = CalledPaths();
+    if (paths.empty()) return Nothing();
+    for (const PathFacts* path : paths) {
+      RETURN_IF_ERROR(Write(absl::StrCat(path->directory, "/disconnect"), "1"));
+    }
+    return said_;
+  }
+
+  const Request& request_;
+  AdminClient* const client_;
+  const ServerFacts& facts_;
+  std::string said_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::string> RunOnServer(const Request& request) {
+  ASSIGN_OR_RETURN(AdminClient client, ConnectToServer(AdminSocketPath(request.socket)));
+  ASSIGN_OR_RETURN(const ServerFacts facts, ReadServer(&client));
+  return ServerRunner(request, &client, facts).Run();
+}
+
+}  // namespace rnbd::client::tool
