@@ -4,8 +4,6 @@
 #include <fuse_lowlevel.h>
 
 #include <cerrno>
-#include <cstdarg>
-#include <cstdio>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,7 +12,7 @@
 #include "client/block_device.h"
 #include "client/filesystem.h"
 #include "common/attribute_tree.h"
-#include "common/logging.h"
+#include "common/libfuse_log.h"
 #include "common/status.h"
 
 namespace rnbd::client {
@@ -189,26 +187,12 @@ ssize_t ReadHook(int, void*, size_t, void*) {
   return -1;
 }
 
-void Log(fuse_log_level level, const char* format, va_list arguments) {
-  char text[512];
-  vsnprintf(text, sizeof(text), format, arguments);
-  std::string line = text;
-  while (!line.empty() && line.back() == '\n') line.pop_back();
-  if (level <= FUSE_LOG_ERR) {
-    spdlog::error("libfuse: {}", line);
-  } else if (level <= FUSE_LOG_NOTICE) {
-    spdlog::warn("libfuse: {}", line);
-  } else {
-    spdlog::debug("libfuse: {}", line);
-  }
-}
-
 }  // namespace
 
 fuse_session* NewLibfuseSession(Filesystem* filesystem, int fd) {
   static const fuse_lowlevel_ops operations = Operations();
   static const fuse_custom_io io = {WriteHook, ReadHook, nullptr, nullptr};
-  fuse_set_log_func(Log);
+  LogLibfuse();
 
   char program[] = "rnbd-fuse";
   char* words[] = {program, nullptr};

@@ -19,8 +19,8 @@
 #include "absl/strings/strip.h"
 #include "client/block_device.h"
 #include "client/fusermount.h"
-#include "client/mount_table.h"
 #include "client/mount_users.h"
+#include "common/mount_table.h"
 #include "common/status.h"
 
 namespace rnbd::client {

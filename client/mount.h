@@ -9,7 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "client/mount_table.h"
+#include "common/mount_table.h"
 #include "common/unique_fd.h"
 
 namespace rnbd::client {

@@ -14,7 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "client/mount_table.h"
+#include "common/mount_table.h"
 
 namespace rnbd::client {
 namespace {

@@ -16,7 +16,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "client/mount.h"
-#include "client/mount_table.h"
+#include "common/mount_table.h"
 #include "common/status.h"
 
 namespace rnbd::client {

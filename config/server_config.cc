@@ -347,16 +347,17 @@ void ReadSessions(MapReader* reader, ServerConfig* config) {
 
 // --- the rest ---
 
-void ReadStateFile(MapReader* reader, ServerConfig* config) {
+// `what` is "a file" or the like.
+void ReadPath(MapReader* reader, absl::string_view key, absl::string_view what, std::string* path) {
+  const std::string expected = absl::StrCat("the absolute path of ", what);
   const absl::optional<std::string> text =
-      reader->Text("state_file", "the absolute path of a file, which the server makes");
+      reader->Text(key, absl::StrCat(expected, ", which the server makes"));
   if (!text) return;
   if (text->size() < 2 || text->front() != '/' || text->back() == '/') {
-    reader->AddError("state_file",
-                     absl::StrCat("expected the absolute path of a file, found \"", *text, "\""));
+    reader->AddError(key, absl::StrCat("expected ", expected, ", found \"", *text, "\""));
     return;
   }
-  config->state_file = *text;
+  *path = *text;
 }
 
 void ReadAdminSocket(MapReader* reader, ServerConfig* config) {
@@ -443,6 +444,7 @@ absl::StatusOr<ServerConfig> ParseServerConfig(absl::string_view text, absl::str
   reader.ReadDuration("rdma_poll", absl::ZeroDuration(), kMaxRdmaPoll, &config.rdma_poll);
   ReadWorkers(&reader, &config.workers);
   ReadAdminSocket(&reader, &config);
+  ReadPath(&reader, "control_mount", "a directory", &config.control_mount);
   ReadMetrics(&reader, &config);
   ReadHeartbeat(&reader, &config.heartbeat);
   reader.ReadDuration("establishment_timeout", absl::Seconds(1), absl::Minutes(5),
@@ -452,7 +454,7 @@ absl::StatusOr<ServerConfig> ParseServerConfig(absl::string_view text, absl::str
   reader.ReadDuration("stuck_after", absl::Milliseconds(100), absl::InfiniteDuration(),
                       &config.stuck_after);
   reader.ReadDuration("grace_period", absl::ZeroDuration(), absl::Hours(1), &config.grace_period);
-  ReadStateFile(&reader, &config);
+  ReadPath(&reader, "state_file", "a file", &config.state_file);
   ReadLimits(&reader, &config);
   ReadDeclaredDevices(&reader, "memory_devices", &config.memory_devices);
   ReadDeclaredDevices(&reader, "null_devices", &config.null_devices);

@@ -92,6 +92,7 @@ struct ServerConfig {
   absl::Duration rdma_poll = kDefaultRdmaPoll;
   int workers = 1;                        // 1..kMaxWorkers, "auto" resolved
   std::string admin_socket;               // empty: none
+  std::string control_mount;              // absolute; empty: none
   absl::optional<rtrs::Address> metrics;  // kTcp
   HeartbeatOptions heartbeat = {absl::Seconds(1), absl::Seconds(5)};
   absl::Duration establishment_timeout = absl::Seconds(30);

@@ -132,6 +132,9 @@ std::string Describe(const ServerConfig& config) {
   if (!config.admin_socket.empty()) {
     absl::StrAppend(&text, "the rnbd command is answered on ", config.admin_socket, "\n");
   }
+  if (!config.control_mount.empty()) {
+    absl::StrAppend(&text, "the control tree is mounted on ", config.control_mount, "\n");
+  }
   absl::StrAppend(&text, "rdma_poll: ", DurationToString(config.rdma_poll), "\n");
   absl::StrAppend(&text, "a path is dead after ", DurationToString(config.heartbeat.timeout),
                   " without a sign of life, with a heartbeat every ",

@@ -163,6 +163,7 @@ TEST(ServerConfig, TheExampleWithAllKeysShowsTheDefaults) {
     config->memory_devices.clear();
     config->null_devices.clear();
     config->admin_socket.clear();
+    config->control_mount.clear();
     config->metrics.reset();
     config->state_file.clear();
   }
@@ -351,6 +352,9 @@ TEST(ServerConfig, ChecksTheAdminSocketAndMetrics) {
             "unix:/run/rnbd/rnbd.sock");
   EXPECT_EQ(Error(absl::StrCat("listen: [{unix: /x}]\nadmin_socket: /x\n", kSessions)),
             "s.yaml:2:15: admin_socket: /x is in the listen list already");
+  EXPECT_EQ(Error(WithLines("control_mount: sys")),
+            "s.yaml:3:16: control_mount: expected the absolute path of a directory, found "
+            "\"sys\"");
   EXPECT_EQ(Parsed(WithLines("metrics: 127.0.0.1")).metrics->port, 9717);
   EXPECT_EQ(Error(WithLines("metrics: 127.0.0.1:x")),
             "s.yaml:3:10: metrics: address \"127.0.0.1:x\": \"x\" is no port, expected 0 to 65535");
@@ -532,6 +536,7 @@ TEST(DescribeServer, TellsAPersonWhatWouldHappen) {
       "limits: 4096 sessions, 256 from one address, 16 paths each, 1024 connections on a path\n"
       "payload_checksum: only for clients that ask for it; log level: info\n"
       "the rnbd command is answered on /run/rnbd/admin.sock\n"
+      "the control tree is mounted on /run/rnbd/sys\n"
       "rdma_poll: 20us\n"
       "a path is dead after 5s without a sign of life, with a heartbeat every 1s; it must be "
       "established within 30s\n"
@@ -539,13 +544,13 @@ TEST(DescribeServer, TellsAPersonWhatWouldHappen) {
       "a writer whose session was lost has 30s to come back, also over a restart of the server "
       "(/var/lib/rnbd/server.state)\n"
       "session \"bench-?\" from Unix sockets, ::1/128, 127.0.0.0/8 "
-      "(config/examples/server-all-keys.yaml:37)\n"
+      "(config/examples/server-all-keys.yaml:38)\n"
       "  devices: scratch (1GiB), in memory, lost when the server ends\n"
       "  access: rw\n"
-      "session \"bench-null\" from any address (config/examples/server-all-keys.yaml:42)\n"
+      "session \"bench-null\" from any address (config/examples/server-all-keys.yaml:43)\n"
       "  devices: void (1TiB), null: writes vanish, reads give zeroes\n"
       "  access: ro, rw, migration\n"
-      "session \"tenant-*\" from 10.0.0.0/8, fd00::/8 (config/examples/server-all-keys.yaml:44)\n"
+      "session \"tenant-*\" from 10.0.0.0/8, fd00::/8 (config/examples/server-all-keys.yaml:45)\n"
       "  devices: disk?, archive/** below /srv/rnbd/%SESSNAME%/disks, with O_DIRECT where the file "
       "allows it\n"
       "  access: ro, rw, migration\n"

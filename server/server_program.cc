@@ -76,6 +76,7 @@ absl::Status ServerProgram::Start() {
 }
 
 bool ServerProgram::Stop() {
+  control_mount_.reset();
   admin_socket_.reset();
   auto done = std::make_shared<absl::Notification>();
   if (control_ == nullptr) return true;
@@ -110,10 +111,14 @@ absl::Status ServerProgram::Listen() {
 }
 
 absl::Status ServerProgram::StartAdministration() {
-  if (config_.admin_socket.empty()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(admin_socket_, WhileInUse([&] {
-                     return AdminSocket::Start(config_.admin_socket, &attributes_, {});
-                   }));
+  if (!config_.admin_socket.empty()) {
+    ASSIGN_OR_RETURN(admin_socket_, WhileInUse([&] {
+                       return AdminSocket::Start(config_.admin_socket, &attributes_, {});
+                     }));
+  }
+  if (!config_.control_mount.empty()) {
+    ASSIGN_OR_RETURN(control_mount_, ControlMount::Start(config_.control_mount, &attributes_));
+  }
   return absl::OkStatus();
 }
 

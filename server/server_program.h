@@ -17,6 +17,7 @@
 #include "rtrs/server.h"
 #include "server/admin_socket.h"
 #include "server/block_service.h"
+#include "server/control_mount.h"
 #include "server/control_tree.h"
 
 namespace rnbd::server {
@@ -56,6 +57,7 @@ class ServerProgram {
   std::vector<std::unique_ptr<RingThread>> workers_;
   std::unique_ptr<rtrs::Server> server_;
   std::unique_ptr<AdminSocket> admin_socket_;
+  std::unique_ptr<ControlMount> control_mount_;
 };
 
 }  // namespace rnbd::server

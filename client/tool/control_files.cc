@@ -14,7 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "client/mount.h"
-#include "client/mount_table.h"
+#include "common/mount_table.h"
 #include "common/status.h"
 #include "common/unique_fd.h"
 

@@ -1,5 +1,5 @@
-#ifndef RNBD_CLIENT_MOUNT_TABLE_H_
-#define RNBD_CLIENT_MOUNT_TABLE_H_
+#ifndef RNBD_COMMON_MOUNT_TABLE_H_
+#define RNBD_COMMON_MOUNT_TABLE_H_
 
 #include <cstdint>
 #include <string>
@@ -8,7 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
-namespace rnbd::client {
+namespace rnbd {
 
 // A line of /proc/self/mountinfo; see proc(5).
 struct MountEntry {
@@ -26,6 +26,6 @@ absl::StatusOr<std::vector<MountEntry>> ReadMountTable();
 // Text of that form, from /proc/self/mountinfo or a test. Lines of another form are left out.
 std::vector<MountEntry> ParseMountTable(absl::string_view text);
 
-}  // namespace rnbd::client
+}  // namespace rnbd
 
-#endif  // RNBD_CLIENT_MOUNT_TABLE_H_
+#endif  // RNBD_COMMON_MOUNT_TABLE_H_

@@ -1,4 +1,4 @@
-#include "client/mount_table.h"
+#include "common/mount_table.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -10,7 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "common/status.h"
 
-namespace rnbd::client {
+namespace rnbd {
 namespace {
 
 // The kernel writes space, tab, newline and backslash as \ooo.
@@ -60,4 +60,4 @@ absl::StatusOr<std::vector<MountEntry>> ReadMountTable() {
   return ParseMountTable(text);
 }
 
-}  // namespace rnbd::client
+}  // namespace rnbd

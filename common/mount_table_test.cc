@@ -1,8 +1,8 @@
-#include "client/mount_table.h"
+#include "common/mount_table.h"
 
 #include "gtest/gtest.h"
 
-namespace rnbd::client {
+namespace rnbd {
 namespace {
 
 TEST(MountTableTest, ReadsPointTypeAndSource) {
@@ -44,4 +44,4 @@ TEST(MountTableTest, SeesTheMountsOfThisProcess) {
 }
 
 }  // namespace
-}  // namespace rnbd::client
+}  // namespace rnbd

@@ -1,0 +1,182 @@
+#!/bin/bash
+# The control tree of a server, mounted: names, modes, contents, what may be written and with which errno; and that the
+# mount goes with the server, however that ends.
+
+source testing/shell_test.sh
+in_private_mounts "$@"
+require_fuse
+require python3
+source testing/integration/remote_disk.sh
+
+MNT=$TEST_DIR/mnt
+SYS=$TEST_DIR/sys
+IMAGES=$(realpath "$IMAGES")
+DISKS=$SYS/class/rnbd-server/ctl/devices
+SESSIONS=$SYS/class/rtrs-server
+
+make_images 16M disk.img other.img
+on_exit _leave_mount "$SYS"
+
+start() {
+  start_server "$1" <<YAML
+listen:
+  - unix: $SOCKET
+control_mount: $SYS
+drain_timeout: 1s
+sessions:
+  - name: "*"
+    dev_search_path: $IMAGES
+YAML
+}
+
+# Writes a text with one write(2) and prints the errno's name, or "ok".
+store() {
+  python3 - "$1" "$2" <<'PYTHON'
+import errno, os, sys
+path, text = sys.argv[1:]
+try:
+    file = os.open(path, os.O_WRONLY | os.O_TRUNC)
+    try:
+        os.write(file, text.encode())
+    finally:
+        os.close(file)
+    print("ok")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+PYTHON
+}
+
+expect_store() {
+  local expected=$1 file=$2 text=$3 found
+  found=$(store "$file" "$text")
+  [[ $found == "$expected" ]] || fail "$text > ${file#"$SYS"/}: $found instead of $expected"
+}
+
+expect_text() {
+  local expected=$1 file=$2 found
+  found=$(<"$file")
+  [[ $found == "$expected" ]] || fail "${file#"$SYS"/} is '$found' instead of '$expected'"
+}
+
+expect_mode() {
+  local expected=$1 file=$2 found
+  found=$(stat -c %a "$file")
+  [[ $found == "$expected" ]] || fail "${file#"$SYS"/} has mode $found instead of $expected"
+}
+
+expect_names() {
+  local expected=$1 directory=$2 found
+  found=$(cd "$directory" && printf '%s ' *)
+  [[ $found == "$expected " ]] || fail "${directory#"$SYS"/} has '$found' instead of '$expected'"
+}
+
+case_start "a server without sessions"
+start server
+mountpoint -q "$SYS" || fail "nothing is mounted"
+expect_names "class" "$SYS"
+expect_names "rnbd-server rtrs-server" "$SYS/class"
+expect_names "devices" "$SYS/class/rnbd-server/ctl"
+expect_names "*" "$DISKS"
+expect_names "*" "$SESSIONS"
+case_end
+
+start_client client "$MNT" --no-state <<YAML
+sessions:
+  - name: blya
+    paths: ["unix:$SOCKET"]
+    reconnect: {min: 50ms, max: 200ms}
+    devices:
+      - {path: disk.img, name: disk0}
+      - {path: other.img, access: ro}
+YAML
+
+case_start "names, modes and contents"
+disk=$DISKS/${IMAGES//\//!}!disk.img
+other=$DISKS/${IMAGES//\//!}!other.img
+path=$SESSIONS/blya/paths/unix:@unix:${SOCKET//\//!}
+expect_names "$(basename "$disk") $(basename "$other")" "$DISKS"
+expect_names "block_dev sessions" "$disk"
+[[ $(readlink "$disk/block_dev") == "$IMAGES/disk.img" ]] || fail "block_dev leads to $(readlink "$disk/block_dev")"
+expect_names "access_mode force_close mapping_path read_only" "$disk/sessions/blya"
+expect_text disk.img "$disk/sessions/blya/mapping_path"
+expect_text rw "$disk/sessions/blya/access_mode"
+expect_text 0 "$disk/sessions/blya/read_only"
+expect_text ro "$other/sessions/blya/access_mode"
+expect_text 1 "$other/sessions/blya/read_only"
+expect_text "Write: 1" "$disk/sessions/blya/force_close"
+expect_names "paths" "$SESSIONS/blya"
+expect_names "$(basename "$path")" "$SESSIONS/blya/paths"
+expect_names "disconnect dst_addr hca_name hca_port src_addr stats" "$path"
+expect_names "rdma" "$path/stats"
+expect_text unix "$path/hca_name"
+expect_text 0 "$path/hca_port"
+expect_text "unix:" "$path/src_addr"
+expect_text "unix:$SOCKET" "$path/dst_addr"
+for file in "$disk"/sessions/blya/{access_mode,mapping_path,read_only} "$path"/{dst_addr,hca_name,hca_port,src_addr}; do expect_mode 444 "$file"; done
+for file in "$disk/sessions/blya/force_close" "$path/disconnect" "$path/stats/rdma"; do expect_mode 644 "$file"; done
+case_end
+
+case_start "the numbers are those of the client"
+dd if="$MNT/disk0" of=/dev/null bs=64k count=16 iflag=direct status=none
+dd if=/dev/zero of="$MNT/disk0" bs=64k count=16 oflag=direct conv=notrunc status=none
+read -r reads read_bytes writes write_bytes more <"$path/stats/rdma"
+[[ -z $more ]] || fail "more than four numbers: $more"
+((reads >= 16 && read_bytes >= 1048576 && writes >= 16 && write_bytes >= 1048576)) || fail "$reads $read_bytes $writes $write_bytes"
+expect_store EINVAL "$path/stats/rdma" 0
+expect_store ok "$path/stats/rdma" 1
+expect_text "0 0 0 0" "$path/stats/rdma"
+case_end
+
+case_start "what cannot be written"
+for text in 0 2 yes "1 "; do
+  expect_store EINVAL "$disk/sessions/blya/force_close" "$text"
+  expect_store EINVAL "$path/disconnect" "$text"
+done
+expect_store EACCES "$disk/sessions/blya/access_mode" rw
+expect_store EISDIR "$disk" 1
+[[ $(store "$disk/new" 1) == ENOENT ]] || fail "a file can be made"
+mkdir "$DISKS/new" 2>/dev/null && fail "a directory can be made"
+rm "$disk/block_dev" 2>/dev/null && fail "a link can be removed"
+chmod 666 "$path/disconnect" 2>/dev/null && fail "a mode can be changed"
+case_end
+
+case_start "force_close and disconnect"
+echo 1 >"$other/sessions/blya/force_close"
+[[ ! -e $other ]] || fail "the disk is still there"
+dd if="$MNT/other.img" of=/dev/null bs=4k count=1 iflag=direct status=none 2>/dev/null && fail "it can be read"
+echo 1 >"$path/disconnect"
+dd if="$MNT/disk0" of=/dev/null bs=4k count=1 iflag=direct status=none || fail "the client did not connect again"
+# With its session it has opened both anew.
+dd if="$MNT/other.img" of=/dev/null bs=4k count=1 iflag=direct status=none || fail "the device is not there again"
+case_end
+
+case_start "the mount goes with the server"
+exec 5<"$path/stats/rdma"
+stop_daemon client
+stop_daemon server
+mountpoint -q "$SYS" && fail "it is still mounted"
+exec 5<&-
+[[ -d $SYS ]] || fail "the directory is gone"
+case_end
+
+case_start "the mount of a server that was killed is taken away"
+start killed
+kill -KILL "${daemon[killed]}"
+wait_until 10 bash -c "! kill -0 ${daemon[killed]}"
+ls "$SYS" >/dev/null 2>&1 && fail "it still answers"
+start again
+expect_names "class" "$SYS"
+grep -q "whose server has died" "$TEST_DIR/again.log" || fail "the log does not say so"
+stop_daemon again
+case_end
+
+case_start "nothing is hidden"
+touch "$SYS/precious"
+"$RNBD_SERVER" --config "$TEST_DIR/server.yaml" >"$TEST_DIR/refused.log" 2>&1 && fail "it starts"
+grep -q precious "$TEST_DIR/refused.log" || fail "$(<"$TEST_DIR/refused.log")"
+rm "$SYS/precious"
+mount -t tmpfs none "$SYS"
+"$RNBD_SERVER" --config "$TEST_DIR/server.yaml" >"$TEST_DIR/refused.log" 2>&1 && fail "it starts"
+grep -q "tmpfs" "$TEST_DIR/refused.log" || fail "$(<"$TEST_DIR/refused.log")"
+umount "$SYS"
+case_end
