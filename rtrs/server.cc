@@ -326,6 +326,14 @@ void Server::Shutdown(const absl::Status& why, std::function<void()> done) {
   if (sessions_.empty()) control_->Post(std::exchange(shut_down_, nullptr));
 }
 
+std::vector<std::pair<std::string, Address>> Server::sessions() const {
+  std::vector<std::pair<std::string, Address>> named;
+  for (const auto& [uuid, session] : sessions_) {
+    if (!session->name.empty()) named.emplace_back(session->name, session->client);
+  }
+  return named;
+}
+
 void Server::CountUsage(const Address& client, int sessions, int connections) {
   auto add = [&](Usage* usage) {
     usage->sessions += sessions;

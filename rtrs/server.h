@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -67,6 +68,12 @@ class Server final : private ListenHandler, private ServerPathOwner {
   // Is told of every session and path. Before the first one; outlives the server.
   void set_observer(ServerObserver* observer) { observer_ = observer; }
 
+  // From the next session, path and connection on.
+  void Reconfigure(const ServerLimits& limits, const ServerPathSettings& path) {
+    options_.limits = limits;
+    options_.path = path;
+  }
+
   // The address that is really listened on. `fabric` outlives the server.
   absl::StatusOr<Address> Listen(Fabric* fabric, const Address& address);
 
@@ -76,6 +83,8 @@ class Server final : private ListenHandler, private ServerPathOwner {
 
   const ServerCounters& counters() const { return counters_; }
   size_t session_count() const { return sessions_.size(); }
+  // Those whose names are known, and the client that each began with.
+  std::vector<std::pair<std::string, Address>> sessions() const;
 
  private:
   struct Session {
@@ -119,7 +128,7 @@ class Server final : private ListenHandler, private ServerPathOwner {
   void CountUsage(const Address& client, int sessions, int connections);
   std::string Describe(const ServerPath& path) const;
 
-  const ServerOptions options_;
+  ServerOptions options_;
   Ring* const control_;
   const std::vector<Ring*> workers_;
   ServerHandler* const handler_;

@@ -25,21 +25,22 @@ ExportTable::Options ExportOptions(const config::ServerConfig& config) {
 
 }  // namespace
 
-BlockService::BlockService(const config::ServerConfig* config, DeviceSession::Threads threads,
+BlockService::BlockService(const LiveConfig* config, DeviceSession::Threads threads,
                            DeviceObserver* observer)
     : config_(config),
       threads_(std::move(threads)),
       observer_(observer),
-      disks_(ExportOptions(*config)),
+      disks_(ExportOptions(*config->Get())),
       log_refusals_(std::chrono::seconds(5)) {}
 
 absl::Status BlockService::KeepPlaces() {
-  if (config_->state_file.empty()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(std::vector<ExportTable::Holder> writers, LoadPlaces(config_->state_file));
+  const auto config = config_->Get();
+  if (config->state_file.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(std::vector<ExportTable::Holder> writers, LoadPlaces(config->state_file));
   for (ExportTable::Holder& writer : writers) {
     spdlog::info("session {} had device {} open ({}): it is kept for it for {}",
                  writer.session_name, writer.device_name, AccessModeName(writer.mode),
-                 absl::FormatDuration(config_->grace_period));
+                 absl::FormatDuration(config->grace_period));
     disks_.exports.Keep(std::move(writer));
   }
   return absl::OkStatus();
@@ -47,8 +48,9 @@ absl::Status BlockService::KeepPlaces() {
 
 absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> BlockService::OnSession(
     const rtrs::ServerSessionInfo& session) {
+  const auto config = config_->Get();
   absl::StatusOr<const config::ServerSessionConfig*> entry =
-      DecideSession(*config_, session.name, session.client);
+      DecideSession(*config, session.name, session.client);
   if (!entry.ok()) {
     if (log_refusals_.Allow()) {
       spdlog::warn("refused {} ({} more not shown)", entry.status(),
@@ -59,8 +61,8 @@ absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> BlockService::OnSess
                          absl::StrCat("the server's configuration does not admit session \"",
                                       session.name, "\" from ", session.client.ToString()));
   }
-  auto opener = std::make_unique<PolicyOpener>(config_, *entry, session.name, &disks_);
-  return std::make_unique<DeviceSession>(session, std::move(opener), threads_, config_->stuck_after,
+  auto opener = std::make_unique<PolicyOpener>(config_, session.name, session.client, &disks_);
+  return std::make_unique<DeviceSession>(session, std::move(opener), threads_, config->stuck_after,
                                          observer_);
 }
 

@@ -8,10 +8,10 @@
 #include "absl/status/statusor.h"
 #include "common/logging.h"
 #include "common/ring.h"
-#include "config/server_config.h"
 #include "rtrs/server_handler.h"
 #include "server/device_observer.h"
 #include "server/device_session.h"
+#include "server/live_config.h"
 #include "server/policy_opener.h"
 
 namespace rnbd::server {
@@ -23,8 +23,7 @@ class BlockService final : public rtrs::ServerHandler {
   // `config` and the rings outlive the service, and it outlives its sessions and what they posted
   // to the device thread. `threads.control` is where its sessions come.
   // `observer` outlives them; nullptr: none.
-  BlockService(const config::ServerConfig* config, DeviceSession::Threads threads,
-               DeviceObserver* observer);
+  BlockService(const LiveConfig* config, DeviceSession::Threads threads, DeviceObserver* observer);
 
   // Before the first session: keeps the places of those who had devices open when the last process
   // ended (`state_file`).
@@ -34,7 +33,7 @@ class BlockService final : public rtrs::ServerHandler {
       const rtrs::ServerSessionInfo& session) override;
 
  private:
-  const config::ServerConfig* const config_;
+  const LiveConfig* const config_;
   const DeviceSession::Threads threads_;
   DeviceObserver* const observer_;
   SharedDisks disks_;

@@ -7,10 +7,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "common/logging.h"
 #include "common/process.h"
 #include "config/server_config.h"
@@ -42,7 +42,7 @@ int Main() {
   // Blocked here, before there are threads, so that they come to the wait below alone.
   const sigset_t signals = BlockSignals({SIGTERM, SIGINT, SIGHUP});
 
-  ServerProgram program(*config);
+  ServerProgram program(FLAGS_config, *std::move(config));
   absl::Status started = program.Start();
   if (!started.ok()) {
     program.Stop();
@@ -50,12 +50,9 @@ int Main() {
   }
   spdlog::info("rnbd-server is ready");
   int signal = 0;
-  sigwait(&signals, &signal);
+  while (sigwait(&signals, &signal) == 0 && signal == SIGHUP) program.Reload();
   spdlog::info("ending on {}", strsignal(signal));
   if (!program.Stop()) {
-    // Requests hang in a backend, and the threads with them.
-    spdlog::error("requests are still running after {}; ending without them",
-                  absl::FormatDuration(config->drain_timeout));
     spdlog::shutdown();
     std::_Exit(1);
   }

@@ -33,23 +33,30 @@ struct PolicyOpener::Place {
   UniqueFd locked;
 };
 
-PolicyOpener::PolicyOpener(const config::ServerConfig* config,
-                           const config::ServerSessionConfig* entry, std::string session_name,
+PolicyOpener::PolicyOpener(const LiveConfig* config, std::string session_name, rtrs::Address client,
                            SharedDisks* disks)
-    : config_(config), entry_(entry), session_name_(std::move(session_name)), disks_(disks) {}
+    : config_(config),
+      session_name_(std::move(session_name)),
+      client_(std::move(client)),
+      disks_(disks) {}
 
 absl::Status PolicyOpener::MayJoin(const rtrs::Address& client) {
-  if (config_->FindSession(session_name_, client) == entry_) return absl::OkStatus();
-  return ErrnoToStatus(
-      EACCES, absl::StrCat(entry_->origin.text, " does not let paths of session \"", session_name_,
-                           "\" come from ", client.ToString()));
+  const auto config = config_->Get();
+  ASSIGN_OR_RETURN(const config::ServerSessionConfig* entry,
+                   DecideSession(*config, session_name_, client_));
+  if (config->FindSession(session_name_, client) == entry) return absl::OkStatus();
+  return ErrnoToStatus(EACCES, absl::StrCat(entry->origin.text, " does not let paths of session \"",
+                                            session_name_, "\" come from ", client.ToString()));
 }
 
 absl::StatusOr<OpenedDevice> PolicyOpener::Open(absl::string_view device_name, AccessMode mode) {
+  const auto config = config_->Get();
+  ASSIGN_OR_RETURN(const config::ServerSessionConfig* entry,
+                   DecideSession(*config, session_name_, client_));
   ASSIGN_OR_RETURN(std::string name, NormalizeDeviceName(device_name));
-  RETURN_IF_ERROR(MayOpen(*entry_, name, mode));
-  if (entry_->backend == config::BackendKind::kIoUring) return OpenPath(name, mode);
-  return OpenDeclared(name, mode);
+  RETURN_IF_ERROR(MayOpen(*entry, name, mode));
+  if (entry->backend == config::BackendKind::kIoUring) return OpenPath(*entry, name, mode);
+  return OpenDeclared(*config, *entry, name, mode);
 }
 
 absl::StatusOr<std::shared_ptr<PolicyOpener::Place>> PolicyOpener::TakePlace(
@@ -77,11 +84,12 @@ OpenedDevice PolicyOpener::MakeOpened(std::shared_ptr<Place> place, AccessMode m
   return opened;
 }
 
-absl::StatusOr<OpenedDevice> PolicyOpener::OpenPath(const std::string& device_name,
+absl::StatusOr<OpenedDevice> PolicyOpener::OpenPath(const config::ServerSessionConfig& entry,
+                                                    const std::string& device_name,
                                                     AccessMode mode) {
   ASSIGN_OR_RETURN(
       DeviceFile file,
-      OpenDeviceFile(SearchPathOf(entry_->dev_search_path, session_name_), device_name, mode));
+      OpenDeviceFile(SearchPathOf(entry.dev_search_path, session_name_), device_name, mode));
   ASSIGN_OR_RETURN(ExportKey key, IdentifyExport(file.fd.get()));
   std::shared_ptr<Place> place;
   {
@@ -92,17 +100,19 @@ absl::StatusOr<OpenedDevice> PolicyOpener::OpenPath(const std::string& device_na
   OpenedDevice opened = MakeOpened(std::move(place), mode);
   opened.name = NameOfFile(file.fd.get(), file.path);
   absl::StatusOr<std::unique_ptr<IoUringBackend>> backend =
-      IoUringBackend::Open(std::move(file.fd), entry_->direct_io);
+      IoUringBackend::Open(std::move(file.fd), entry.direct_io);
   if (!backend.ok()) return Annotate(backend.status(), file.path);
   opened.backend = *std::move(backend);
   return opened;
 }
 
-absl::StatusOr<OpenedDevice> PolicyOpener::OpenDeclared(const std::string& device_name,
+absl::StatusOr<OpenedDevice> PolicyOpener::OpenDeclared(const config::ServerConfig& config,
+                                                        const config::ServerSessionConfig& entry,
+                                                        const std::string& device_name,
                                                         AccessMode mode) {
-  const bool memory = entry_->backend == config::BackendKind::kMemory;
+  const bool memory = entry.backend == config::BackendKind::kMemory;
   const std::vector<config::DeclaredDevice>& declared =
-      memory ? config_->memory_devices : config_->null_devices;
+      memory ? config.memory_devices : config.null_devices;
   auto device =
       std::find_if(declared.begin(), declared.end(),
                    [&](const config::DeclaredDevice& d) { return d.name == device_name; });

@@ -15,6 +15,7 @@
 #include "server/device_session.h"
 #include "server/export_key.h"
 #include "server/export_table.h"
+#include "server/live_config.h"
 #include "server/memory_backend.h"
 
 namespace rnbd::server {
@@ -35,9 +36,10 @@ struct SharedDisks {
 // page, section 4.2).
 class PolicyOpener final : public DeviceOpener {
  public:
-  // All outlive the opener.
-  PolicyOpener(const config::ServerConfig* config, const config::ServerSessionConfig* entry,
-               std::string session_name, SharedDisks* disks);
+  // `config` and `disks` outlive the opener. `client` is where the session came from at first: its
+  // entry is that of the configuration in force, anew for each device and path.
+  PolicyOpener(const LiveConfig* config, std::string session_name, rtrs::Address client,
+               SharedDisks* disks);
 
   absl::StatusOr<OpenedDevice> Open(absl::string_view device_name, AccessMode mode) override;
   absl::Status MayJoin(const rtrs::Address& client) override;
@@ -49,12 +51,15 @@ class PolicyOpener final : public DeviceOpener {
                                                    AccessMode mode);
   absl::Status LockPlace(const DeviceFile& file, Place* place);
   static OpenedDevice MakeOpened(std::shared_ptr<Place> place, AccessMode mode);
-  absl::StatusOr<OpenedDevice> OpenPath(const std::string& device_name, AccessMode mode);
-  absl::StatusOr<OpenedDevice> OpenDeclared(const std::string& device_name, AccessMode mode);
+  absl::StatusOr<OpenedDevice> OpenPath(const config::ServerSessionConfig& entry,
+                                        const std::string& device_name, AccessMode mode);
+  absl::StatusOr<OpenedDevice> OpenDeclared(const config::ServerConfig& config,
+                                            const config::ServerSessionConfig& entry,
+                                            const std::string& device_name, AccessMode mode);
 
-  const config::ServerConfig* const config_;
-  const config::ServerSessionConfig* const entry_;
+  const LiveConfig* const config_;
   const std::string session_name_;
+  const rtrs::Address client_;
   SharedDisks* const disks_;
 };
 

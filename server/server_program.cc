@@ -6,9 +6,11 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "common/attribute_text.h"
 #include "common/logging.h"
 #include "common/status.h"
 #include "config/heartbeat_settings.h"
+#include "config/server_reload.h"
 
 namespace rnbd::server {
 namespace {
@@ -44,11 +46,12 @@ auto WhileInUse(Attempt attempt) {
 }  // namespace
 
 absl::Status ServerProgram::Start() {
+  const auto config = config_.Get();
   ASSIGN_OR_RETURN(control_, RingThread::Start("control", {}));
   control_tree_.set_control(control_->ring());
   ASSIGN_OR_RETURN(device_thread_, RingThread::Start("devices", {}));
   std::vector<Ring*> rings;
-  for (int i = 0; i < config_.workers; ++i) {
+  for (int i = 0; i < config->workers; ++i) {
     Ring::Options options;
     options.buffers = kRegisteredBuffers;
     ASSIGN_OR_RETURN(auto worker, RingThread::Start(absl::StrCat("worker-", i), options));
@@ -60,13 +63,13 @@ absl::Status ServerProgram::Start() {
       &control_tree_);
   RETURN_IF_ERROR(service_->KeepPlaces());
   rtrs::StreamOptions stream;
-  stream.payload_checksum = config_.payload_checksum;
+  stream.payload_checksum = config->payload_checksum;
   rtrs::VerbsOptions verbs;
-  verbs.poll = config_.rdma_poll;
+  verbs.poll = config->rdma_poll;
   fabrics_ = std::make_unique<rtrs::AllFabrics>(stream, verbs);
   absl::Status listening;
   control_->RunAndWait([&] {
-    server_ = std::make_unique<rtrs::Server>(RtrsOptions(config_), control_->ring(), rings,
+    server_ = std::make_unique<rtrs::Server>(RtrsOptions(*config), control_->ring(), rings,
                                              service_.get());
     server_->set_observer(&control_tree_);
     listening = Listen();
@@ -90,12 +93,18 @@ bool ServerProgram::Stop() {
       done->Notify();
     });
   });
-  return done->WaitForNotificationWithTimeout(config_.drain_timeout);
+  const absl::Duration limit = config_.Get()->drain_timeout;
+  if (done->WaitForNotificationWithTimeout(limit)) return true;
+  // Requests hang in a backend, and the threads with them.
+  spdlog::error("requests are still running after {}; ending without them",
+                absl::FormatDuration(limit));
+  return false;
 }
 
 absl::Status ServerProgram::Listen() {
+  const auto config = config_.Get();
   int listening = 0;
-  for (const config::ListenConfig& listen : config_.listen) {
+  for (const config::ListenConfig& listen : config->listen) {
     absl::StatusOr<rtrs::Address> address =
         WhileInUse([&] { return server_->Listen(fabrics_.get(), listen.address); });
     if (address.ok()) {
@@ -111,15 +120,67 @@ absl::Status ServerProgram::Listen() {
 }
 
 absl::Status ServerProgram::StartAdministration() {
-  if (!config_.admin_socket.empty()) {
+  const auto config = config_.Get();
+  RETURN_IF_ERROR(AddReloadAttribute());
+  if (!config->admin_socket.empty()) {
     ASSIGN_OR_RETURN(admin_socket_, WhileInUse([&] {
-                       return AdminSocket::Start(config_.admin_socket, &attributes_, {});
+                       return AdminSocket::Start(config->admin_socket, &attributes_, {});
                      }));
   }
-  if (!config_.control_mount.empty()) {
-    ASSIGN_OR_RETURN(control_mount_, ControlMount::Start(config_.control_mount, &attributes_));
+  if (!config->control_mount.empty()) {
+    ASSIGN_OR_RETURN(control_mount_, ControlMount::Start(config->control_mount, &attributes_));
   }
   return absl::OkStatus();
+}
+
+absl::Status ServerProgram::AddReloadAttribute() {
+  AttributeTree::Attribute reload;
+  reload.mode = 0644;
+  reload.show = [this] { return last_reload_.substr(0, AttributeTree::kMaxText); };
+  reload.store = [this](const std::string& text, AttributeTree::StoreDone done) {
+    if (const absl::Status one = ParseOne(text); !one.ok()) return done(one);
+    BeginReload(std::move(done));
+  };
+  return attributes_.AddAttribute("class/rnbd-server/ctl/reload", std::move(reload));
+}
+
+void ServerProgram::BeginReload(AttributeTree::StoreDone done) {
+  reloading_.Run([this, done = std::move(done)] {
+    const absl::StatusOr<config::ServerConfig> file = config::LoadServerConfig(file_);
+    control_->RunAndWait([&] { done(Apply(file)); });
+  });
+}
+
+absl::Status ServerProgram::Apply(const absl::StatusOr<config::ServerConfig>& file) {
+  if (!file.ok()) {
+    spdlog::error("nothing is reloaded: {}", file.status());
+    last_reload_ = absl::StrCat(file.status().message(), "\n");
+    return file.status();
+  }
+  const config::ServerReload reload = config::PlanReload(*config_.Get(), *file);
+  RETURN_IF_ERROR(InitLogging({reload.config.log.level}));
+  config_.Set(reload.config);
+  const rtrs::ServerOptions options = RtrsOptions(reload.config);
+  if (server_ != nullptr) server_->Reconfigure(options.limits, options.path);
+  last_reload_ = config::Describe(reload);
+  spdlog::info("{} is reloaded, with {} changes", file_, reload.changes.size());
+  for (const std::string& line : reload.changes) spdlog::info("{}", line);
+  for (const std::string& line : reload.needs_restart) spdlog::warn("takes a restart: {}", line);
+  WarnOfStrangers();
+  return absl::OkStatus();
+}
+
+// Whoever has a device open may be in the middle of a write: to end that is for a person.
+void ServerProgram::WarnOfStrangers() const {
+  if (server_ == nullptr) return;
+  const auto config = config_.Get();
+  for (const auto& [name, client] : server_->sessions()) {
+    if (config->FindSession(name, client) != nullptr) continue;
+    spdlog::warn(
+        "session {} is not admitted any more; it keeps what it has open, and may open "
+        "nothing: rnbd server disconnect ends it",
+        name);
+  }
 }
 
 }  // namespace rnbd::server

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "server/block_service.h"
 #include "server/control_mount.h"
 #include "server/control_tree.h"
+#include "server/live_config.h"
 
 namespace rnbd::server {
 
@@ -26,11 +28,18 @@ namespace rnbd::server {
 // On the main thread.
 class ServerProgram {
  public:
-  // `config` outlives the object.
-  explicit ServerProgram(const config::ServerConfig& config) : config_(config) {}
+  // `config` is that of `file`.
+  ServerProgram(std::string file, config::ServerConfig config)
+      : file_(std::move(file)), config_(std::move(config)) {}
 
   // Stop() must follow, also where this fails.
   absl::Status Start();
+
+  // Reads the file again, a moment later, and does what it says, or nothing; logs what is different
+  // or wrong.
+  void Reload() {
+    BeginReload([](const absl::Status&) {});
+  }
 
   // Ends every session. False when that took longer than the configuration allows: then the object
   // cannot be destroyed.
@@ -39,11 +48,17 @@ class ServerProgram {
  private:
   absl::Status Listen();
   absl::Status StartAdministration();
+  absl::Status AddReloadAttribute();
+  void BeginReload(AttributeTree::StoreDone done);
+  absl::Status Apply(const absl::StatusOr<config::ServerConfig>& file);
+  void WarnOfStrangers() const;
 
   // Devices that are being opened at a time: more than disks that hang at once.
   static constexpr size_t kMostOpening = 32;
 
-  const config::ServerConfig& config_;
+  const std::string file_;
+  LiveConfig config_;
+  std::string last_reload_ = "nothing was reloaded yet\n";  // control thread
   // Destroyed from the last to the first: the sessions are gone before the threads end; the device
   // thread closes what they left, and tells the control tree so, before these go.
   std::unique_ptr<rtrs::AllFabrics> fabrics_;
@@ -58,6 +73,7 @@ class ServerProgram {
   std::unique_ptr<rtrs::Server> server_;
   std::unique_ptr<AdminSocket> admin_socket_;
   std::unique_ptr<ControlMount> control_mount_;
+  BlockingCalls reloading_{1};  // one after the other
 };
 
 }  // namespace rnbd::server

@@ -76,6 +76,7 @@ class Runner {
       case Verb::kReadd:
         return Change();
       case Verb::kClose:
+      case Verb::kReload:
       case Verb::kHelp:
         break;
     }

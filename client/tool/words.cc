@@ -47,6 +47,7 @@ const std::vector<Word<Verb>>& Verbs() {
                                                 {Verb::kDelete, {"delete", "del"}},
                                                 {Verb::kReadd, {"readd"}},
                                                 {Verb::kRecover, {"recover"}},
+                                                {Verb::kReload, {"reload"}},
                                                 {Verb::kHelp, {"help", "--help", "-h"}}};
   return words;
 }
@@ -130,6 +131,8 @@ constexpr Command kCommands[] = {
     {true, Target::kPath, Verb::kShow, kShowPath, "one of them"},
     {true, Target::kPath, Verb::kDisconnect, "[SESSION] PATH [verbose]",
      "takes a path down; a client may connect it again"},
+    {true, Target::kNone, Verb::kReload, "[verbose]",
+     "reads the server's configuration again, and shows what is different"},
 };
 
 absl::Status UnknownWord(const std::string& word, const std::vector<std::string>& known) {
@@ -158,6 +161,7 @@ Target ImpliedTarget(Verb verb) {
     case Verb::kDisconnect:
     case Verb::kReconnect:
     case Verb::kRecover:
+    case Verb::kReload:
     case Verb::kHelp:
       return Target::kNone;
   }
@@ -191,6 +195,7 @@ class Parser {
       return request_;  // help
     }
     request_.verb = *verb;
+    if (*verb == Verb::kReload) request_.server = true;
     if (*verb == Verb::kHelp) return request_;
     if (request_.target == Target::kNone) request_.target = ImpliedTarget(*verb);
     RETURN_IF_ERROR(CheckCommand(request_));
@@ -330,6 +335,8 @@ class Parser {
       case Verb::kList:
       case Verb::kHelp:
         return absl::OkStatus();
+      case Verb::kReload:
+        return given == 0 ? absl::OkStatus() : missing("nothing more");
       case Verb::kMap:
         if (given == 0 || request_.from.empty()) return missing("DEVICE from SERVER");
         return absl::OkStatus();
@@ -349,8 +356,9 @@ class Parser {
 };
 
 std::string CommandLine(const Command& command) {
-  return absl::StrCat("rnbd ", NameOf(Modes(), command.server), " ",
-                      NameOf(Targets(), command.target), " ", NameOf(Verbs(), command.verb));
+  const std::string target = NameOf(Targets(), command.target);
+  return absl::StrCat("rnbd ", NameOf(Modes(), command.server), " ", target,
+                      target.empty() ? "" : " ", NameOf(Verbs(), command.verb));
 }
 
 }  // namespace

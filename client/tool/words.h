@@ -26,6 +26,7 @@ enum class Verb : uint8_t {
   kDelete,
   kReadd,
   kRecover,
+  kReload,
   kHelp,
 };
 

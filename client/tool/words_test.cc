@@ -100,6 +100,16 @@ TEST(Words, OfAServer) {
   EXPECT_THAT(Refusal("server list --socket"), HasSubstr("nothing stands behind"));
 }
 
+TEST(Words, Reload) {
+  for (const char* line : {"reload", "server reload", "srv reload --socket /x"}) {
+    EXPECT_TRUE(Parsed(line).server) << line;
+    EXPECT_EQ(Parsed(line).verb, Verb::kReload) << line;
+  }
+  EXPECT_THAT(Refusal("reload x"), HasSubstr("nothing more"));
+  EXPECT_THAT(Refusal("session reload"), HasSubstr("a server cannot reload a session"));
+  EXPECT_THAT(HelpText(Parsed("reload help")), HasSubstr("rnbd server reload [verbose]"));
+}
+
 TEST(Words, RefusesAndSaysWhatMayBeMeant) {
   EXPECT_THAT(Refusal("lisst"), HasSubstr("did you mean \"list\"?"));
   EXPECT_THAT(Refusal("client sesion list"), HasSubstr("did you mean \"session\"?"));

@@ -75,7 +75,8 @@ start server
 mountpoint -q "$SYS" || fail "nothing is mounted"
 expect_names "class" "$SYS"
 expect_names "rnbd-server rtrs-server" "$SYS/class"
-expect_names "devices" "$SYS/class/rnbd-server/ctl"
+expect_names "devices reload" "$SYS/class/rnbd-server/ctl"
+expect_text "nothing was reloaded yet" "$SYS/class/rnbd-server/ctl/reload"
 expect_names "*" "$DISKS"
 expect_names "*" "$SESSIONS"
 case_end
