@@ -115,10 +115,6 @@ std::vector<std::string> NotInForce(const ServerConfig& config) {
         "always_invalidate: yes is not in force over TCP and Unix sockets: a chunk's key stays the "
         "same while its path is up");
   }
-  if (config.metrics) {
-    sentences.push_back(absl::StrCat("metrics: ", config.metrics->ToString(),
-                                     " is not in force: this version serves no metrics"));
-  }
   return sentences;
 }
 
@@ -134,6 +130,9 @@ std::string Describe(const ServerConfig& config) {
   }
   if (!config.control_mount.empty()) {
     absl::StrAppend(&text, "the control tree is mounted on ", config.control_mount, "\n");
+  }
+  if (config.metrics) {
+    absl::StrAppend(&text, "metrics are served at ", config.metrics->ToString(), "\n");
   }
   absl::StrAppend(&text, "rdma_poll: ", DurationToString(config.rdma_poll), "\n");
   absl::StrAppend(&text, "a path is dead after ", DurationToString(config.heartbeat.timeout),

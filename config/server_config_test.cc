@@ -537,6 +537,7 @@ TEST(DescribeServer, TellsAPersonWhatWouldHappen) {
       "payload_checksum: only for clients that ask for it; log level: info\n"
       "the rnbd command is answered on /run/rnbd/admin.sock\n"
       "the control tree is mounted on /run/rnbd/sys\n"
+      "metrics are served at tcp:127.0.0.1:9717\n"
       "rdma_poll: 20us\n"
       "a path is dead after 5s without a sign of life, with a heartbeat every 1s; it must be "
       "established within 30s\n"
@@ -555,8 +556,7 @@ TEST(DescribeServer, TellsAPersonWhatWouldHappen) {
       "allows it\n"
       "  access: ro, rw, migration\n"
       "  %SESSNAME% becomes the session's name\n"
-      "every other session is refused\n"
-      "metrics: tcp:127.0.0.1:9717 is not in force: this version serves no metrics\n");
+      "every other session is refused\n");
 }
 
 TEST(DescribeServer, SaysWhetherItNeedsRdma) {
@@ -577,10 +577,8 @@ TEST(ServerNotInForce, IsEmptyWhereTheServerDoesWhatIsAsked) {
 }
 
 TEST(ServerNotInForce, NamesEachKey) {
-  EXPECT_THAT(NotInForce(Parsed(WithLines("always_invalidate: yes\n"
-                                          "metrics: 127.0.0.1\n"))),
-              ElementsAre(StartsWith("always_invalidate: yes is not in force over TCP and Unix "),
-                          StartsWith("metrics: tcp:127.0.0.1:9717 is not in force: ")));
+  EXPECT_THAT(NotInForce(Parsed(WithLines("always_invalidate: yes\n"))),
+              ElementsAre(StartsWith("always_invalidate: yes is not in force over TCP and Unix ")));
 }
 
 TEST(DescribeServer, SaysWhenAnEntryOffersNothing) {

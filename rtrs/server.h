@@ -83,6 +83,7 @@ class Server final : private ListenHandler, private ServerPathOwner {
 
   const ServerCounters& counters() const { return counters_; }
   size_t session_count() const { return sessions_.size(); }
+  uint64_t chunk_memory() const { return chunk_memory_; }  // bytes given out
   // Those whose names are known, and the client that each began with.
   std::vector<std::pair<std::string, Address>> sessions() const;
 

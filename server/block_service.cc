@@ -26,10 +26,11 @@ ExportTable::Options ExportOptions(const config::ServerConfig& config) {
 }  // namespace
 
 BlockService::BlockService(const LiveConfig* config, DeviceSession::Threads threads,
-                           DeviceObserver* observer)
+                           DeviceObserver* observer, ServerMetrics* metrics)
     : config_(config),
       threads_(std::move(threads)),
       observer_(observer),
+      metrics_(metrics),
       disks_(ExportOptions(*config->Get())),
       log_refusals_(std::chrono::seconds(5)) {}
 
@@ -52,6 +53,7 @@ absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> BlockService::OnSess
   absl::StatusOr<const config::ServerSessionConfig*> entry =
       DecideSession(*config, session.name, session.client);
   if (!entry.ok()) {
+    if (metrics_ != nullptr) metrics_->CountRefusedSession();
     if (log_refusals_.Allow()) {
       spdlog::warn("refused {} ({} more not shown)", entry.status(),
                    log_refusals_.TakeSuppressed());
@@ -63,7 +65,7 @@ absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> BlockService::OnSess
   }
   auto opener = std::make_unique<PolicyOpener>(config_, session.name, session.client, &disks_);
   return std::make_unique<DeviceSession>(session, std::move(opener), threads_, config->stuck_after,
-                                         observer_);
+                                         observer_, metrics_);
 }
 
 }  // namespace rnbd::server

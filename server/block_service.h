@@ -13,6 +13,7 @@
 #include "server/device_session.h"
 #include "server/live_config.h"
 #include "server/policy_opener.h"
+#include "server/server_metrics.h"
 
 namespace rnbd::server {
 
@@ -22,8 +23,9 @@ class BlockService final : public rtrs::ServerHandler {
  public:
   // `config` and the rings outlive the service, and it outlives its sessions and what they posted
   // to the device thread. `threads.control` is where its sessions come.
-  // `observer` outlives them; nullptr: none.
-  BlockService(const LiveConfig* config, DeviceSession::Threads threads, DeviceObserver* observer);
+  // `observer` and `metrics` outlive them; nullptr: none.
+  BlockService(const LiveConfig* config, DeviceSession::Threads threads, DeviceObserver* observer,
+               ServerMetrics* metrics);
 
   // Before the first session: keeps the places of those who had devices open when the last process
   // ended (`state_file`).
@@ -36,6 +38,7 @@ class BlockService final : public rtrs::ServerHandler {
   const LiveConfig* const config_;
   const DeviceSession::Threads threads_;
   DeviceObserver* const observer_;
+  ServerMetrics* const metrics_;
   SharedDisks disks_;
   LogEvery log_refusals_;
 };

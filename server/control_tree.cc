@@ -93,6 +93,7 @@ void ControlTree::OnPathGone(const std::string& session, ServerPath* path) {
 
 uint64_t ControlTree::OnDeviceOpened(const OpenDeviceFacts& device, ForceClose force_close) {
   const uint64_t number = ++last_number_;
+  ++devices_open_;
   control_->Post([this, number, device, force_close = std::move(force_close)] {
     AddDevice(number, device, force_close);
   });
@@ -100,6 +101,7 @@ uint64_t ControlTree::OnDeviceOpened(const OpenDeviceFacts& device, ForceClose f
 }
 
 void ControlTree::OnDeviceClosed(uint64_t number) {
+  --devices_open_;
   control_->Post([this, number] { RemoveDevice(number); });
 }
 

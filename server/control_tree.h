@@ -29,6 +29,9 @@ class ControlTree final : public rtrs::ServerObserver, public DeviceObserver {
   // Before the first device: the ring of the control thread, which outlives the device thread.
   void set_control(Ring* control) { control_ = control; }
 
+  // Devices that are open. Any thread.
+  uint64_t devices_open() const { return devices_open_.load(); }
+
   void OnSession(const std::string& session) override;
   void OnSessionGone(const std::string& session) override;
   void OnPath(const std::string& session, rtrs::ServerPath* path) override;
@@ -53,6 +56,7 @@ class ControlTree final : public rtrs::ServerObserver, public DeviceObserver {
   AttributeTree* const tree_;
   Ring* control_ = nullptr;
   std::atomic<uint64_t> last_number_{0};
+  std::atomic<uint64_t> devices_open_{0};
   std::map<uint64_t, Place> devices_;      // by number
   std::map<std::string, int> disk_users_;  // by directory
 };

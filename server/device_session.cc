@@ -64,7 +64,8 @@ void Close(OpenedDevice* device) { const OpenedDevice closed = std::move(*device
 
 DeviceSession::DeviceSession(const rtrs::ServerSessionInfo& info,
                              std::unique_ptr<DeviceOpener> opener, const Threads& threads,
-                             absl::Duration stuck_after, DeviceObserver* observer)
+                             absl::Duration stuck_after, DeviceObserver* observer,
+                             ServerMetrics* metrics)
     : name_(info.name),
       session_geometry_(info.geometry),
       tells_identity_((info.features & rtrs::kRecovery) != 0),
@@ -78,6 +79,7 @@ DeviceSession::DeviceSession(const rtrs::ServerSessionInfo& info,
       watch_timer_(threads.control, [this] { LookForStuckRequests(); }),
       log_refusals_(kLogInterval),
       observer_(observer),
+      metrics_(metrics),
       devices_(std::make_unique<Devices>()),
       chunk_buffers_(info.chunks, info.geometry.chunk_size(), threads.workers) {
   absl::MutexLock lock(&self_->mutex);
@@ -143,7 +145,9 @@ void DeviceSession::OnRequest(rtrs::ServerRequest* request) {
 
 void DeviceSession::OnIo(rtrs::ServerRequest* request) {
   int error = StartIo(request);
-  if (error != 0) request->Complete(error);
+  if (error == 0) return;
+  if (metrics_ != nullptr) metrics_->worker(request->worker())->Refuse(error);
+  request->Complete(error);
 }
 
 // 0 when the backend has the request and will answer it.
@@ -179,6 +183,10 @@ int DeviceSession::StartIo(rtrs::ServerRequest* request) {
   work.buffer_slot =
       HasData(io->operation) ? chunk_buffers_.Slot(request->worker(), request->chunk()) : -1;
   watch_.Begin(request->chunk(), io->device_id, work, Ring::coarse_now_ns());
+  if (metrics_ != nullptr) {
+    work.begun_ns = request->ring()->now_ns();
+    metrics_->worker(request->worker())->Begin();
+  }
   slot->backend->Submit(request->ring(), &work);
   return 0;
 }
@@ -187,8 +195,14 @@ void DeviceSession::Io::OnDone(int error) {
   // The chunk, and this object with it, may carry the next request as soon as this one is answered.
   rtrs::ServerRequest* answered = request;
   session->watch_.End(answered->chunk());
+  if (session->metrics_ != nullptr) session->CountEnd(*this, error);
   session->slots_.Release(slot);
   answered->Complete(error);
+}
+
+void DeviceSession::CountEnd(const Io& io, int error) {
+  const int64_t now_ns = io.request->ring()->now_ns();
+  metrics_->worker(io.request->worker())->End(io.operation, io.length, error, now_ns - io.begun_ns);
 }
 
 // The control path. From OnOpen() to AnswerOpen() and from OnClose() to CloseDrained() the session
@@ -247,6 +261,7 @@ void DeviceSession::OnOpened(const OpenRequest& open, absl::StatusOr<OpenedDevic
 void DeviceSession::AnswerOpen(rtrs::ServerRequest* request, const OpenRequest& open,
                                const absl::StatusOr<OpenResponse>& response) {
   if (!response.ok()) {
+    if (metrics_ != nullptr) metrics_->CountRefusedOpen();
     if (log_refusals_.Allow()) {
       spdlog::warn("session {}: refused to open device {} {}: {} ({} more not shown)", name_,
                    open.dev_name, AccessModeName(open.access_mode), response.status(),

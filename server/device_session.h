@@ -27,6 +27,7 @@
 #include "server/device_observer.h"
 #include "server/device_slots.h"
 #include "server/request_watch.h"
+#include "server/server_metrics.h"
 
 namespace rnbd::server {
 
@@ -70,10 +71,11 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
   };
 
   // The threads outlive the session. Requests that have been at a disk for `stuck_after` are
-  // logged; never, if that is infinite. `observer` outlives the device thread; nullptr: none.
+  // logged; never, if that is infinite. `observer` and `metrics` outlive the device thread;
+  // nullptr: none.
   DeviceSession(const rtrs::ServerSessionInfo& info, std::unique_ptr<DeviceOpener> opener,
                 const Threads& threads, absl::Duration stuck_after,
-                DeviceObserver* observer = nullptr);
+                DeviceObserver* observer = nullptr, ServerMetrics* metrics = nullptr);
   // Closes the devices, on the device thread, later.
   ~DeviceSession() override;
 
@@ -89,6 +91,7 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
     DeviceSession* session = nullptr;
     rtrs::ServerRequest* request = nullptr;
     DeviceSlot* slot = nullptr;
+    int64_t begun_ns = 0;  // where there are metrics
   };
 
   // The devices, for the device thread only.
@@ -116,6 +119,7 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
 
   void LookForStuckRequests();
   void OnIo(rtrs::ServerRequest* request);
+  void CountEnd(const Io& io, int error);
   int StartIo(rtrs::ServerRequest* request);
   void OnSessionInfo(rtrs::ServerRequest* request);
   void OnOpen(rtrs::ServerRequest* request);
@@ -147,6 +151,7 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
   DeviceSlots slots_;
   LogEvery log_refusals_;
   DeviceObserver* const observer_;
+  ServerMetrics* const metrics_;
   const std::shared_ptr<Self> self_ = std::make_shared<Self>();
   std::unique_ptr<Devices> devices_;
   ChunkBuffers chunk_buffers_;

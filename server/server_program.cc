@@ -1,14 +1,18 @@
 #include "server/server_program.h"
 
+#include <fcntl.h>
+
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/attribute_text.h"
 #include "common/logging.h"
 #include "common/status.h"
+#include "common/unique_fd.h"
 #include "config/heartbeat_settings.h"
 #include "config/server_reload.h"
 
@@ -58,9 +62,10 @@ absl::Status ServerProgram::Start() {
     rings.push_back(worker->ring());
     workers_.push_back(std::move(worker));
   }
+  if (config->metrics) metrics_ = std::make_unique<ServerMetrics>(rings.size());
   service_ = std::make_unique<BlockService>(
       &config_, DeviceSession::Threads{control_->ring(), device_thread_->ring(), &opening_, rings},
-      &control_tree_);
+      &control_tree_, metrics_.get());
   RETURN_IF_ERROR(service_->KeepPlaces());
   rtrs::StreamOptions stream;
   stream.payload_checksum = config->payload_checksum;
@@ -79,6 +84,7 @@ absl::Status ServerProgram::Start() {
 }
 
 bool ServerProgram::Stop() {
+  metrics_http_.reset();
   control_mount_.reset();
   admin_socket_.reset();
   auto done = std::make_shared<absl::Notification>();
@@ -130,6 +136,33 @@ absl::Status ServerProgram::StartAdministration() {
   if (!config->control_mount.empty()) {
     ASSIGN_OR_RETURN(control_mount_, ControlMount::Start(config->control_mount, &attributes_));
   }
+  return config->metrics ? ServeMetrics(*config->metrics) : absl::OkStatus();
+}
+
+absl::Status ServerProgram::ServeMetrics(const rtrs::Address& address) {
+  metrics_->Register(
+      [this] {
+        ServerMetrics::State state;
+        state.devices_open = control_tree_.devices_open();
+        if (server_ == nullptr) return state;
+        state.counters = server_->counters();
+        state.sessions = server_->session_count();
+        state.chunk_memory = server_->chunk_memory();
+        return state;
+      },
+      &metric_registry_);
+  ASSIGN_OR_RETURN(rtrs::ListeningSocket socket,
+                   WhileInUse([&] { return rtrs::ListeningSocket::Open(address); }));
+  metrics_socket_ = std::make_unique<rtrs::ListeningSocket>(std::move(socket));
+  UniqueFd listening(fcntl(metrics_socket_->get(), F_DUPFD_CLOEXEC, 0));
+  if (!listening.valid()) return ErrnoToStatus(errno, "keep a socket");
+  ASSIGN_OR_RETURN(metrics_http_, MetricsHttp::Start(std::move(listening), [this] {
+                     std::string text;
+                     control_->RunAndWait([&] { text = metric_registry_.Text(); });
+                     return text;
+                   }));
+  spdlog::info("metrics at http://{}/metrics",
+               absl::StripPrefix(metrics_socket_->address().ToString(), "tcp:"));
   return absl::OkStatus();
 }
 

@@ -12,15 +12,19 @@
 #include "absl/status/statusor.h"
 #include "common/attribute_tree.h"
 #include "common/blocking_calls.h"
+#include "common/metrics.h"
+#include "common/metrics_http.h"
 #include "common/ring.h"
 #include "config/server_config.h"
 #include "rtrs/all_fabrics.h"
 #include "rtrs/server.h"
+#include "rtrs/stream_socket.h"
 #include "server/admin_socket.h"
 #include "server/block_service.h"
 #include "server/control_mount.h"
 #include "server/control_tree.h"
 #include "server/live_config.h"
+#include "server/server_metrics.h"
 
 namespace rnbd::server {
 
@@ -49,6 +53,7 @@ class ServerProgram {
   absl::Status Listen();
   absl::Status StartAdministration();
   absl::Status AddReloadAttribute();
+  absl::Status ServeMetrics(const rtrs::Address& address);
   void BeginReload(AttributeTree::StoreDone done);
   absl::Status Apply(const absl::StatusOr<config::ServerConfig>& file);
   void WarnOfStrangers() const;
@@ -65,6 +70,8 @@ class ServerProgram {
   AttributeTree attributes_{
       [this](std::function<void()> task) { control_->ring()->Post(std::move(task)); }};
   ControlTree control_tree_{&attributes_};
+  std::unique_ptr<ServerMetrics> metrics_;  // nullptr: nothing is counted
+  MetricRegistry metric_registry_;          // control thread
   std::unique_ptr<BlockService> service_;
   std::unique_ptr<RingThread> control_;
   std::unique_ptr<RingThread> device_thread_;
@@ -73,6 +80,8 @@ class ServerProgram {
   std::unique_ptr<rtrs::Server> server_;
   std::unique_ptr<AdminSocket> admin_socket_;
   std::unique_ptr<ControlMount> control_mount_;
+  std::unique_ptr<rtrs::ListeningSocket> metrics_socket_;
+  std::unique_ptr<MetricsHttp> metrics_http_;
   BlockingCalls reloading_{1};  // one after the other
 };
 

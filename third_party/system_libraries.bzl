@@ -175,6 +175,12 @@ def system_libraries():
         targets = {":fuse3": "fuse3"},
     )
     _system_library(
+        name = "libmicrohttpd",
+        debian_package = "libmicrohttpd-dev",
+        headers = ["microhttpd.h"],
+        targets = {":microhttpd": "libmicrohttpd"},
+    )
+    _system_library(
         name = "liburing",
         debian_package = "liburing-dev",
         headers = ["liburing.h", "liburing"],

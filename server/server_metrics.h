@@ -1,0 +1,78 @@
+#ifndef RNBD_SERVER_SERVER_METRICS_H_
+#define RNBD_SERVER_SERVER_METRICS_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/metrics.h"
+#include "rtrs/server.h"
+#include "server/backend.h"
+
+namespace rnbd::server {
+
+// What a server counts of its requests, and how that is shown. docs/metrics.md has every family.
+class ServerMetrics {
+ public:
+  // What one worker counts, on its thread.
+  class alignas(64) Worker {
+   public:
+    // A request goes to its disk; and is done there, after so long.
+    void Begin() { begun_.Add(1); }
+    void End(BlockOperation operation, uint32_t bytes, int error, int64_t ns);
+    // A request that came to no disk.
+    void Refuse(int error) { CountError(error); }
+
+   private:
+    friend class ServerMetrics;
+    static constexpr size_t kOperations = 6;
+    static constexpr size_t kErrors = 134;  // beyond the largest errno of Linux
+
+    void CountError(int error) {
+      errors_[static_cast<size_t>(error) < kErrors ? static_cast<size_t>(error) : 0].Add(1);
+    }
+
+    std::array<MetricCell, kOperations> bytes_;
+    std::array<DurationCells, kOperations> durations_;
+    std::array<MetricCell, kErrors> errors_;
+    MetricCell begun_;
+  };
+
+  // What the control thread knows.
+  struct State {
+    rtrs::ServerCounters counters;
+    uint64_t sessions = 0;
+    uint64_t chunk_memory = 0;  // bytes given out
+    uint64_t devices_open = 0;
+  };
+
+  explicit ServerMetrics(size_t workers);
+
+  Worker* worker(size_t number) { return workers_[number].get(); }
+
+  // Any thread, on the control path.
+  void CountRefusedSession() { ++refused_sessions_; }
+  void CountRefusedOpen() { ++refused_opens_; }
+
+  // Adds every family. `state` is asked when the registry is.
+  void Register(std::function<State()> state, MetricRegistry* registry) const;
+
+ private:
+  void AddRequests(MetricRegistry* registry) const;
+  void AddState(const std::function<State()>& state, MetricRegistry* registry) const;
+  uint64_t AtWork() const;
+
+  std::vector<std::unique_ptr<Worker>> workers_;
+  const absl::Time start_;
+  std::atomic<uint64_t> refused_sessions_{0};
+  std::atomic<uint64_t> refused_opens_{0};
+};
+
+}  // namespace rnbd::server
+
+#endif  // RNBD_SERVER_SERVER_METRICS_H_

@@ -1,0 +1,99 @@
+#include "server/server_metrics.h"
+
+#include <cerrno>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "common/metrics.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace rnbd::server {
+namespace {
+
+using ::testing::ElementsAreArray;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class ServerMetricsTest : public ::testing::Test {
+ protected:
+  ServerMetricsTest() {
+    metrics_.Register([this] { return state_; }, &registry_);
+  }
+
+  ServerMetrics metrics_{2};
+  ServerMetrics::State state_;
+  MetricRegistry registry_;
+};
+
+TEST_F(ServerMetricsTest, WorkersAreAddedUp) {
+  for (int i = 0; i < 3; ++i) {
+    metrics_.worker(0)->Begin();
+    metrics_.worker(0)->End(BlockOperation::kRead, 4096, 0, 10'000);
+  }
+  metrics_.worker(1)->Begin();
+  metrics_.worker(1)->End(BlockOperation::kRead, 512, 0, 20'000);
+  metrics_.worker(1)->Begin();
+  metrics_.worker(1)->End(BlockOperation::kWrite, 512, EIO, 20'000);
+  metrics_.worker(1)->Refuse(ENOTCONN);
+  metrics_.worker(0)->Begin();
+  const std::string text = registry_.Text();
+  EXPECT_THAT(text, HasSubstr("rnbd_server_request_seconds_bucket{operation=\"read\","
+                              "le=\"1.6384e-05\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr("rnbd_server_request_seconds_count{operation=\"read\"} 4\n"));
+  EXPECT_THAT(text, HasSubstr("rnbd_server_request_seconds_count{operation=\"write\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("rnbd_server_request_bytes_total{operation=\"read\"} 12800\n"));
+  EXPECT_THAT(text, HasSubstr("rnbd_server_request_bytes_total{operation=\"write\"} 0\n"));
+  EXPECT_THAT(text, HasSubstr("rnbd_server_request_errors_total{errno=\"EIO\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("rnbd_server_request_errors_total{errno=\"ENOTCONN\"} 1\n"));
+  EXPECT_THAT(text, Not(HasSubstr("EINVAL")));
+  EXPECT_THAT(text, HasSubstr("rnbd_server_requests_at_work 1\n"));
+}
+
+TEST_F(ServerMetricsTest, TheStateIsThatOfTheMoment) {
+  state_.sessions = 7;
+  state_.chunk_memory = 1 << 20;
+  state_.counters.paths_connected = 5;
+  state_.counters.paths_closed = 2;
+  state_.counters.protocol_violations = 3;
+  metrics_.CountRefusedSession();
+  metrics_.CountRefusedOpen();
+  metrics_.CountRefusedOpen();
+  state_.devices_open = 4;
+  const std::string text = registry_.Text();
+  EXPECT_THAT(text, HasSubstr("\nrnbd_server_sessions 7\n"));
+  EXPECT_THAT(text, HasSubstr("\nrnbd_server_chunk_memory_bytes 1048576\n"));
+  EXPECT_THAT(text, HasSubstr("\nrnbd_server_paths 3\n"));
+  EXPECT_THAT(text, HasSubstr("\nrnbd_server_protocol_violations_total 3\n"));
+  EXPECT_THAT(text, HasSubstr("\nrnbd_server_policy_refusals_total{what=\"session\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("\nrnbd_server_policy_refusals_total{what=\"device\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr("\nrnbd_server_devices_open 4\n"));
+}
+
+// The table of docs/metrics.md has each family as it is, and no other.
+TEST_F(ServerMetricsTest, TheDocumentHasEachFamily) {
+  std::ifstream file("docs/metrics.md");
+  ASSERT_TRUE(file.is_open());
+  const std::string document((std::istreambuf_iterator<char>(file)), {});
+  std::vector<std::string> rows;
+  for (const absl::string_view line : absl::StrSplit(document, '\n')) {
+    if (absl::StartsWith(line, "| `")) rows.emplace_back(line);
+  }
+  std::vector<std::string> expected;
+  for (const MetricRegistry::Family& family : registry_.families()) {
+    expected.push_back(
+        absl::StrCat("| `", family.name, "` | ", MetricTypeName(family.type), " | ",
+                     family.labels.empty() ? "" : absl::StrCat("`", family.labels, "` "), "| ",
+                     family.help, ". |"));
+  }
+  EXPECT_THAT(rows, ElementsAreArray(expected));
+}
+
+}  // namespace
+}  // namespace rnbd::server
