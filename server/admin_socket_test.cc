@@ -134,7 +134,9 @@ TEST_F(AdminSocketTest, ListsReadsWritesAndFollows) {
   Start();
   AdminClient client = Client();
   std::vector<std::string> names;
-  for (const AdminEntry& entry : *client.List("class")) names.push_back(entry.name);
+  const auto entries = client.List("class");
+  ASSERT_TRUE(entries.ok()) << entries.status();
+  for (const AdminEntry& entry : *entries) names.push_back(entry.name);
   EXPECT_THAT(names, ::testing::UnorderedElementsAre("value", "constant", "slow", "link"));
   EXPECT_EQ(client.List("")->front().name, "class");
   EXPECT_EQ(*client.Read("class/value"), "first\n");

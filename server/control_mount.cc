@@ -294,7 +294,7 @@ absl::Status CheckEmpty(const std::string& path) {
 }
 
 // The directory, absolute and without links, with nothing mounted on it. What is mounted there is
-// found in the table, since a mount whose server has died, or hangs, is not to be asked.
+// found in the table: a mount whose server has died answers nothing else.
 absl::StatusOr<std::string> PrepareDirectory(const std::string& wanted) {
   const size_t slash = wanted.rfind('/');
   char parent[PATH_MAX];

@@ -11,16 +11,15 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "common/rnbd_messages.h"
 #include "common/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "rtrs/client_request.h"
 #include "rtrs/stream_fabric.h"
 #include "testing/device_server.h"
+#include "testing/rnbd_client.h"
 #include "testing/session_harness.h"
 
 namespace rnbd::server {
@@ -28,121 +27,14 @@ namespace {
 
 using rtrs::Eventually;
 using rtrs::kPatience;
-using rtrs::TestClient;
 using testing::DeviceServer;
 using ::testing::Each;
 using ::testing::ElementsAre;
 using testing::Fault;
+using testing::MakeRequest;
+using testing::RnbdClient;
 using testing::TestDisk;
-
-// A user message of any bytes.
-class UserRequest final : public rtrs::ClientRequest {
- public:
-  UserRequest(Direction way, absl::Span<const uint8_t> message, absl::Span<uint8_t> data)
-      : message_(message.begin(), message.end()) {
-    direction = way;
-    user_message = message_;
-    if (!data.empty()) {
-      span_count = 1;
-      spans[0] = {data.data(), static_cast<uint32_t>(data.size())};
-    }
-  }
-  void OnDone(int error) override {
-    error_ = error;
-    done_.Notify();
-  }
-  int Wait(absl::Duration limit = kPatience) {
-    if (done_.WaitForNotificationWithTimeout(limit)) return error_;
-    ADD_FAILURE() << "no answer";
-    return -1;
-  }
-  bool done() const { return done_.HasBeenNotified(); }
-
- private:
-  const std::vector<uint8_t> message_;
-  int error_ = -1;
-  absl::Notification done_;
-};
-
-// One session of a server.
-class RnbdClient {
- public:
-  RnbdClient(rtrs::Fabric* fabric, DeviceServer* server, const std::string& name)
-      : client_(fabric, name, {server->path()}) {
-    client_.Start();
-    EXPECT_TRUE(client_.WaitUp(1));
-  }
-
-  // Where data of requests lies.
-  absl::Span<uint8_t> data(size_t bytes, size_t offset = 0) {
-    return client_.memory().subspan(offset, bytes);
-  }
-  size_t control_lane() { return client_.control_lane(); }
-  void Close() { client_.Close(); }
-
-  std::unique_ptr<UserRequest> Begin(size_t lane, Direction direction,
-                                     absl::Span<const uint8_t> message,
-                                     absl::Span<uint8_t> data = {}) {
-    auto request = std::make_unique<UserRequest>(direction, message, data);
-    client_.Submit(lane, request.get());
-    return request;
-  }
-  int Send(Direction direction, absl::Span<const uint8_t> message, absl::Span<uint8_t> data = {}) {
-    return Begin(control_lane(), direction, message, data)->Wait();
-  }
-
-  int SessInfo(uint8_t version = kRnbdVersion) {
-    SessInfoMessage message;
-    message.ver = version;
-    return Send(Direction::kRead, MessageBytes(message), data(sizeof(SessInfoResponse)));
-  }
-
-  int Open(const std::string& name, AccessMode mode, rnbd::OpenedDevice* opened) {
-    const OpenMessage message = *MakeOpen(name, mode);
-    absl::Span<uint8_t> reply = data(sizeof(OpenResponse));
-    std::fill(reply.begin(), reply.end(), 0xee);
-    int error = Send(Direction::kRead, MessageBytes(message), reply);
-    if (error == 0) {
-      absl::Status parsed = ParseOpenResponse(reply, opened);
-      EXPECT_TRUE(parsed.ok()) << parsed;
-    }
-    return error;
-  }
-  // The id, UINT32_MAX if it does not open.
-  uint32_t Open(const std::string& name, AccessMode mode = AccessMode::kReadWrite) {
-    rnbd::OpenedDevice opened;
-    return Open(name, mode, &opened) == 0 ? opened.device_id : UINT32_MAX;
-  }
-
-  int CloseDevice(uint32_t id) {
-    const CloseMessage message = MakeClose(id);
-    return Send(Direction::kWrite, MessageBytes(message));
-  }
-
-  std::unique_ptr<UserRequest> BeginIo(const IoRequest& io, absl::Span<uint8_t> data = {},
-                                       size_t lane = 0) {
-    const IoMessage message = MakeIo(io);
-    return Begin(lane, CarrierOf(io.operation), MessageBytes(message), data);
-  }
-  int Io(const IoRequest& io, absl::Span<uint8_t> data = {}, size_t lane = 0) {
-    return BeginIo(io, data, lane)->Wait();
-  }
-
- private:
-  TestClient client_;
-};
-
-IoRequest MakeRequest(uint32_t id, Operation operation, uint64_t sector, uint32_t size,
-                      uint32_t flags = 0, uint16_t prio = 0) {
-  IoRequest io;
-  io.device_id = id;
-  io.operation = operation;
-  io.flags = flags;
-  io.sector = sector;
-  io.size = size;
-  io.prio = prio;
-  return io;
-}
+using testing::UserRequest;
 
 class DeviceSessionTest : public ::testing::Test {
  protected:
@@ -750,135 +642,6 @@ TEST_F(DeviceSessionTest, RefusalsAreLoggedWithoutFloodingTheLog) {
     EXPECT_EQ(client_->Open("no\nsuch", AccessMode::kReadOnly, &opened), ENOENT);
   }
   EXPECT_EQ(log.Lines("refused to open device").size(), 1u);
-}
-
-// ---- taken away by force ------------------------------------------------------------------------
-
-class ForceCloseTest : public DeviceSessionTest, protected DeviceObserver {
- protected:
-  ForceCloseTest() {
-    server_.Stop();
-    client_.reset();
-    DeviceServer::Options options;
-    options.device_observer = this;
-    observed_ = std::make_unique<DeviceServer>(&fabric_, options);
-    observed_->AddDisk("disk0", &disk_);
-    observed_->Start();
-    client_ = std::make_unique<RnbdClient>(&fabric_, observed_.get(), "blya");
-  }
-  ~ForceCloseTest() override {
-    client_.reset();
-    observed_->Stop();
-  }
-
-  uint64_t OnDeviceOpened(const OpenDeviceFacts& device, ForceClose force_close) override {
-    absl::MutexLock lock(&mutex_);
-    opened_.push_back(absl::StrCat(device.session, " ", device.mapping_path, " ",
-                                   AccessModeName(device.mode), device.read_only ? " r" : " w"));
-    force_close_ = std::move(force_close);
-    return opened_.size();
-  }
-  void OnDeviceClosed(uint64_t number) override {
-    absl::MutexLock lock(&mutex_);
-    closed_.push_back(number);
-  }
-
-  struct Forced {
-    absl::Notification done;
-    int error = -1;
-  };
-  std::shared_ptr<Forced> BeginForce() {
-    auto forced = std::make_shared<Forced>();
-    ForceClose force_close;
-    {
-      absl::MutexLock lock(&mutex_);
-      force_close = force_close_;
-    }
-    force_close([forced](const absl::Status& status) {
-      forced->error = StatusToErrno(status);
-      forced->done.Notify();
-    });
-    return forced;
-  }
-  int Force() {
-    const auto forced = BeginForce();
-    return forced->done.WaitForNotificationWithTimeout(kPatience) ? forced->error : -1;
-  }
-  std::vector<uint64_t> closed() {
-    absl::MutexLock lock(&mutex_);
-    return closed_;
-  }
-  std::unique_ptr<UserRequest> BeginHangingWrite(uint32_t id) {
-    Fault fault;
-    fault.kind = Fault::Kind::kHang;
-    fault.count = 1;
-    disk_.faults().Add(fault);
-    auto write =
-        client_->BeginIo(MakeRequest(id, Operation::kWrite, 0, 512), client_->data(512, 4096));
-    EXPECT_TRUE(disk_.faults().AwaitHung(1, kPatience));
-    return write;
-  }
-
-  std::unique_ptr<DeviceServer> observed_;
-  absl::Mutex mutex_;
-  ForceClose force_close_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::string> opened_ ABSL_GUARDED_BY(mutex_);
-  std::vector<uint64_t> closed_ ABSL_GUARDED_BY(mutex_);
-};
-
-TEST_F(ForceCloseTest, ObserversAreToldOfEachDevice) {
-  const uint32_t id = client_->Open("disk0", AccessMode::kReadOnly);
-  EXPECT_EQ(client_->CloseDevice(id), 0);
-  client_->Open("disk0");
-  client_->Close();
-  EXPECT_TRUE(Eventually([&] { return closed().size() == 2; }));
-  absl::MutexLock lock(&mutex_);
-  EXPECT_THAT(opened_, ElementsAre("blya disk0 ro r", "blya disk0 rw w"));
-  EXPECT_THAT(closed_, ElementsAre(1, 2));
-}
-
-TEST_F(ForceCloseTest, TheClientGetsAnErrorForEachRequestAndNeverTheIdAgain) {
-  const uint32_t id = client_->Open("disk0");
-  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kRead, 0, 512), client_->data(512)), 0);
-  EXPECT_EQ(Force(), 0);
-  EXPECT_EQ(disk_.opens(), 0);
-  EXPECT_THAT(closed(), ElementsAre(1));
-  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kRead, 0, 512), client_->data(512)), ENOTCONN);
-  EXPECT_EQ(Force(), ENODEV);
-  // Opened again it is there, under another id.
-  const uint32_t again = client_->Open("disk0");
-  EXPECT_NE(again, id);
-  EXPECT_EQ(client_->CloseDevice(id), 0);
-  EXPECT_EQ(client_->Io(MakeRequest(again, Operation::kRead, 0, 512), client_->data(512)), 0);
-  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kRead, 0, 512), client_->data(512)), ENOTCONN);
-}
-
-TEST_F(ForceCloseTest, WaitsForTheRequestsAtWork) {
-  const uint32_t id = client_->Open("disk0");
-  auto write = BeginHangingWrite(id);
-  const auto forced = BeginForce();
-  EXPECT_EQ(Force(), EALREADY);
-  EXPECT_EQ(client_->Io(MakeRequest(id, Operation::kRead, 0, 512), client_->data(512)), ENOTCONN);
-  EXPECT_FALSE(forced->done.HasBeenNotified());
-  EXPECT_EQ(disk_.opens(), 1) << "its disk belongs to the write";
-  disk_.faults().ReleaseHung();
-  EXPECT_EQ(write->Wait(), 0);
-  ASSERT_TRUE(forced->done.WaitForNotificationWithTimeout(kPatience));
-  EXPECT_EQ(forced->error, 0);
-  EXPECT_EQ(disk_.opens(), 0);
-}
-
-TEST_F(ForceCloseTest, EndsWithTheSessionToo) {
-  const uint32_t id = client_->Open("disk0");
-  auto write = BeginHangingWrite(id);
-  const auto forced = BeginForce();
-  client_->Close();
-  EXPECT_EQ(write->Wait(), ECONNABORTED);
-  disk_.faults().ReleaseHung();
-  ASSERT_TRUE(forced->done.WaitForNotificationWithTimeout(kPatience));
-  EXPECT_EQ(forced->error, 0);
-  EXPECT_EQ(disk_.opens(), 0);
-  EXPECT_EQ(Force(), ENODEV);
 }
 
 }  // namespace
