@@ -105,7 +105,7 @@ absl::Status AdminSocket::ServeOne(int connection) {
   const WaitLimits limits = {absl::Now() + options_.patience, stop_.get()};
   AdminQuestion question;
   RETURN_IF_ERROR(ReceiveAll(connection, BytesOf(&question), limits));
-  if (const absl::Status good = CheckAdminQuestion(question); !good.ok()) {
+  if (absl::Status good = CheckAdminQuestion(question); !good.ok()) {
     static_cast<void>(Send(connection, {StatusToErrno(good), std::string(good.message())}));
     return good;
   }

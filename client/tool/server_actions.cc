@@ -122,7 +122,7 @@ class ServerRunner {
 
   // Writes, and says so where that is wanted.
   absl::Status Write(const std::string& file, const std::string& text) {
-    const absl::Status written = client_->Write(file, text);
+    absl::Status written = client_->Write(file, text);
     if (!written.ok()) return Annotate(written, absl::StrCat(text, " > ", file));
     if (request_.verbose) absl::StrAppend(&said_, file, ": ", text, "\n");
     return written;
