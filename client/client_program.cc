@@ -12,6 +12,7 @@
 #include "client/memory_pressure.h"
 #include "client/state_file.h"
 #include "common/logging.h"
+#include "common/process.h"
 #include "common/status.h"
 
 namespace rnbd::client {
@@ -40,7 +41,9 @@ size_t ClientProgram::MemoryBytes(const config::ClientConfig& config) {
 
 absl::StatusOr<ClientProgram::Mapping> ClientProgram::Map(const std::function<bool()>& give_up) {
   RETURN_IF_ERROR(ReadStateFile());
-  RETURN_IF_ERROR(StartThreads());
+  if (control_ == nullptr) RETURN_IF_ERROR(StartThreads());
+  // Processes that take over have the same reasons.
+  for (const absl::Status& missing : missing_privileges_) spdlog::warn("{}", missing);
   RETURN_IF_ERROR(CreateSessions());
   StartSessions();
   absl::MutexLock lock(&mutex_);
@@ -88,7 +91,7 @@ absl::StatusOr<size_t> ClientProgram::TakeOver(
       config::ParseChanges(contents.changes, "the state of the mount");
   WarnIfFailed(changes.status());
   Configure(changes.value_or(config::ClientChanges{}));
-  RETURN_IF_ERROR(StartThreads());
+  if (control_ == nullptr) RETURN_IF_ERROR(StartThreads());
   RETURN_IF_ERROR(CreateSessions());
   mount_ = Mount::Adopt(contents.mount_point, contents.mount_id, std::move(fuse));
   RETURN_IF_ERROR(CreateFuse(std::move(on_unmounted)));
@@ -141,10 +144,18 @@ absl::Status ClientProgram::RestoreFile(RemoteDevice* device, const MountState::
                   absl::StrCat("show device ", device->name(), " again"));
 }
 
+// Measured: 1.5 MiB for each worker and 0.9 MiB for a session with three devices.
+absl::Status ClientProgram::Prepare() {
+  const auto workers = static_cast<size_t>(config_.workers);
+  const size_t sessions = config_.sessions.size();
+  ReserveHeap((2 + workers + sessions) << 20);
+  RETURN_IF_ERROR(UniqueMapping::Reserve((1 + 2 * workers + sessions) << 20));
+  return StartThreads();
+}
+
 absl::Status ClientProgram::StartThreads() {
   const auto workers = static_cast<size_t>(config_.workers);
-  WarnIfFailed(BecomeIoFlusher());
-  WarnIfFailed(RefuseOomKill());
+  NotePrivilege(BecomeIoFlusher());
   ASSIGN_OR_RETURN(memory_,
                    RequestMemory::CreateIn(std::move(given_memory_), MemorySizes(config_)));
   ASSIGN_OR_RETURN(bounce_, UniqueMapping::Anonymous(workers * UnalignedIo::kBounceBytes));
@@ -162,8 +173,13 @@ absl::Status ClientProgram::StartThreads() {
         std::make_unique<UnalignedIo>(i, bounce_.data() + i * UnalignedIo::kBounceBytes));
   }
   ASSIGN_OR_RETURN(tree_thread_, RingThread::Start("tree", {}));
-  WarnIfFailed(LockMemory());
+  NotePrivilege(LockMemory());
+  NotePrivilege(RefuseOomKill());
   return absl::OkStatus();
+}
+
+void ClientProgram::NotePrivilege(const absl::Status& used) {
+  if (!used.ok()) missing_privileges_.push_back(used);
 }
 
 absl::Status ClientProgram::CreateSessions() {

@@ -37,7 +37,8 @@ namespace rnbd::client {
 // them. Used by one thread, which is none of its own.
 //
 //   Map(), MountDevices(), then Unmount() or Detach(), then Stop();
-//   or on a mount that an earlier process has served: TakeOver(), then the same;
+//   or on a mount that an earlier process has served: TakeOver(), then the same, perhaps with
+//   Prepare() long before;
 //   or instead of the end Leave(), for a later process to take over.
 class ClientProgram final : private MappedSession::Observer, private Mappings::Host {
  public:
@@ -56,11 +57,16 @@ class ClientProgram final : private MappedSession::Observer, private Mappings::H
         state_(state),
         state_file_(std::move(state_file)),
         given_memory_(std::move(memory)) {}
-  // After Stop(), or when Map() was never called.
+  // After Stop(), or when neither Map() nor TakeOver() was called.
   ~ClientProgram() = default;
 
   // What a program with this configuration wants as `memory`.
   static size_t MemoryBytes(const config::ClientConfig& config);
+
+  // Does ahead of time what needs neither a server nor the mount: has the memory that TakeOver()
+  // will need, starts the threads, and locks the process in memory. Other memory than that of
+  // sockets the process has then. Before other threads.
+  absl::Status Prepare();
 
   // Starts the threads, connects all sessions and opens all devices; returns when each device is
   // open or has failed for the first time. What failed is tried again in the background. Cancelled
@@ -98,9 +104,10 @@ class ClientProgram final : private MappedSession::Observer, private Mappings::H
   absl::Status Leave();
 
  private:
+  absl::Status StartThreads();
+  void NotePrivilege(const absl::Status& used);
   absl::Status ReadStateFile();
   void Configure(const config::ClientChanges& changes);
-  absl::Status StartThreads();
   absl::Status CreateSessions();
   bool AllReported() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return reported_.size() == expected_;
@@ -137,6 +144,7 @@ class ClientProgram final : private MappedSession::Observer, private Mappings::H
   config::ClientConfig now_;  // with what was changed in earlier processes
   std::unique_ptr<MountJournal> journal_;
   UniqueMapping given_memory_;  // until memory_ has it
+  std::vector<absl::Status> missing_privileges_;
 
   // Destroyed from the last to the first.
   std::unique_ptr<RequestMemory> memory_;

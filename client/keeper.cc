@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -27,11 +28,12 @@ namespace {
 constexpr int kFailed = 1;
 constexpr int kSignalBase = 128;  // as shells report a process that a signal ended
 
+constexpr char kStandbyName[] = "rnbd-standby";  // as ps(1) shows it
+
 constexpr int64_t kNsPerMs = 1'000'000;
 constexpr int64_t kNsPerS = 1'000'000'000;
 // A process that has served for this long did not fail at its start.
 constexpr int64_t kServedForAWhileNs = kNsPerS;
-constexpr int64_t kShortestWaitNs = 100 * kNsPerMs;
 constexpr int64_t kCheckBoundNs = 10 * kNsPerS;
 constexpr int64_t kNever = INT64_MAX;
 
@@ -67,8 +69,9 @@ void CloseOnExec(int fd, bool close) {
 Keeper::Keeper(Options options, Inheritance inheritance, ServiceManager service_manager)
     : options_(std::move(options)),
       service_manager_(std::move(service_manager)),
-      state_(std::move(inheritance.state)),
-      fuse_(std::move(inheritance.fuse)) {
+      mount_state_(std::move(inheritance.state)),
+      fuse_(std::move(inheritance.fuse)),
+      state_(fuse_.valid() ? KeeperState::kWaiting : KeeperState::kMounting) {
   port_.set_reply(std::move(inheritance.reply));
 }
 
@@ -118,9 +121,8 @@ Keeper::Outcome Keeper::Run() {
   static_cast<void>(RefuseOomKill());
   static_cast<void>(LockMemory());
   if (fuse_.valid()) OnMounted(std::move(fuse_));
-  while (!outcome_.exit_status.has_value()) {
-    if (process_ == 0 && restart_ && NowNs() >= restart_at_ns_ && Start()) break;
-    if (outcome_.exit_status.has_value()) break;
+  while (state_ != KeeperState::kOver) {
+    if (StartDueProcesses() || state_ == KeeperState::kOver) break;
     Wait();
     ReadSignals();
     if (link_.open()) ReadLink();
@@ -129,6 +131,26 @@ Keeper::Outcome Keeper::Run() {
     CheckDeadlines();
   }
   return std::move(outcome_);
+}
+
+void Keeper::Advance(KeeperEvent event) {
+  const KeeperState next = NextKeeperState(state_, event);
+  if (next == state_) return;
+  state_ = next;
+  switch (next) {
+    case KeeperState::kServing:
+      return standby_.Want(NowNs());
+    case KeeperState::kLeaving:
+    case KeeperState::kStopping:
+    case KeeperState::kEnding:
+    case KeeperState::kOver:
+      return standby_.Dismiss();
+    case KeeperState::kMounting:
+    case KeeperState::kWaiting:
+    case KeeperState::kStarting:
+    case KeeperState::kLeavingLast:
+      return;
+  }
 }
 
 void Keeper::Wait() {
@@ -145,42 +167,84 @@ void Keeper::Wait() {
 
 int64_t Keeper::NextDeadline() const {
   int64_t deadline = std::min(kill_at_ns_, checker_kill_at_ns_);
-  if (process_ == 0 && restart_) deadline = std::min(deadline, restart_at_ns_);
+  if (state_ == KeeperState::kWaiting) deadline = std::min(deadline, start_at_ns_);
+  if (state_ == KeeperState::kServing) deadline = std::min(deadline, standby_.start_at_ns());
   return deadline;
 }
 
-// --- The process ---------------------------------------------------------------------------------
+// --- The processes -------------------------------------------------------------------------------
+
+bool Keeper::StartDueProcesses() {
+  switch (state_) {
+    case KeeperState::kMounting:
+      return process_ == 0 && Start();
+    case KeeperState::kWaiting:
+      return NowNs() >= start_at_ns_ && Start();
+    case KeeperState::kServing:
+      return NowNs() >= standby_.start_at_ns() && StartStandby();
+    default:
+      return false;
+  }
+}
 
 bool Keeper::Start() {
-  auto ends = KeeperLink::CreatePair();
+  if (LetStandbyServe()) return false;
   pid_t child = -1;
-  if (ends.ok()) child = fork();
-  if (child == 0) {
-    BecomeProcess(std::move(ends->second));
-    return true;
-  }
-  if (child < 0) {
-    spdlog::error("cannot start a process that serves the mount: {}", strerror(errno));
-    if (!fuse_.valid()) {
-      Finish(kFailed);
-    } else {
-      restart_at_ns_ = NowNs() + kNsPerS;
-    }
+  KeeperLink link;
+  if (Fork(/*standby=*/false, &child, &link)) return true;
+  if (child > 0) {
+    OnStarted(child, std::move(link));
     return false;
   }
-  process_ = child;
-  link_ = std::move(ends->first);
-  ending_ = false;
-  // Only now: a log may lie on a disk that waits for the process.
-  if (ended_process_ != 0) {
-    spdlog::warn("process {}, which served {}, {}; process {} goes on with it", ended_process_,
-                 options_.mount_point, DescribeEnd(ended_status_), child);
-    ended_process_ = 0;
+  spdlog::error("cannot start a process that serves the mount: {}", strerror(errno));
+  start_at_ns_ = NowNs() + kNsPerS;
+  if (!fuse_.valid()) Finish(kFailed);
+  return false;
+}
+
+bool Keeper::StartStandby() {
+  pid_t child = -1;
+  KeeperLink link;
+  if (Fork(/*standby=*/true, &child, &link)) return true;
+  if (child > 0) {
+    standby_.OnStarted(child, std::move(link));
+  } else {
+    standby_.OnNotStarted(NowNs());
   }
   return false;
 }
 
-void Keeper::BecomeProcess(KeeperLink link) {
+// It may not have prepared itself yet; it goes on as soon as it has.
+bool Keeper::LetStandbyServe() {
+  if (standby_.pid() == 0) return false;
+  auto [child, link] = standby_.Take();
+  if (!link.Send(KeeperLink::Word::kServe, 0, fuse_.get())) return false;  // it has just died
+  OnStarted(child, std::move(link));
+  return true;
+}
+
+void Keeper::OnStarted(pid_t process, KeeperLink link) {
+  process_ = process;
+  link_ = std::move(link);
+  Advance(KeeperEvent::kStarted);
+  // Only now: a log may lie on a disk that waits for the process.
+  if (ended_process_ == 0) return;
+  spdlog::warn("process {}, which served {}, {}; process {} goes on with it", ended_process_,
+               options_.mount_point, DescribeEnd(ended_status_), process);
+  ended_process_ = 0;
+}
+
+// True in the child.
+bool Keeper::Fork(bool standby, pid_t* child, KeeperLink* link) {
+  auto ends = KeeperLink::CreatePair();
+  *child = ends.ok() ? fork() : -1;
+  if (*child > 0) *link = std::move(ends->first);
+  if (*child != 0) return false;
+  BecomeProcess(standby, std::move(ends->second));
+  return true;
+}
+
+void Keeper::BecomeProcess(bool standby, KeeperLink link) {
   // Of a terminal only the keeper hears, and passes it on.
   setsid();
   sigset_t children;
@@ -189,13 +253,20 @@ void Keeper::BecomeProcess(KeeperLink link) {
   sigprocmask(SIG_UNBLOCK, &children, nullptr);
   Process process;
   process.link = std::move(link);
+  process.standby = standby;
+  if (standby) {
+    prctl(PR_SET_NAME, kStandbyName);
+    // It must not hold the mount when nobody else does any more.
+    fuse_.reset(-1);
+  }
   process.fuse = std::move(fuse_);
-  process.state = std::move(state_);
+  process.state = std::move(mount_state_);
   process.memory = std::move(memory_);
   process.kept_elsewhere = service_manager_.present();
   outcome_.process = std::move(process);
   // The keeper's own are for the keeper only.
   link_.Close();
+  standby_ = Standby();
   signals_.reset(-1);
   port_ = UpgradePort();
   service_manager_ = ServiceManager();
@@ -215,10 +286,11 @@ void Keeper::ReadLink() {
         OnServing(message.value);
         break;
       case KeeperLink::Word::kEnding:
-        ending_ = true;
-        kill_at_ns_ = std::min(kill_at_ns_, NowNs() + absl::ToInt64Nanoseconds(options_.end_bound));
+        Advance(KeeperEvent::kSaysEnd);
+        KillInTime();
         break;
       case KeeperLink::Word::kLeave:
+      case KeeperLink::Word::kServe:
         break;
     }
   }
@@ -227,9 +299,10 @@ void Keeper::ReadLink() {
 void Keeper::OnMounted(UniqueFd fuse) {
   if (!fuse.valid()) return;
   fuse_ = std::move(fuse);
+  Advance(KeeperEvent::kMounted);
   service_manager_.Store(Inheritance::kFuseName, fuse_.get());
-  service_manager_.Store(Inheritance::kStateName, state_->fd());
-  absl::StatusOr<MountState::Contents> contents = state_->Read();
+  service_manager_.Store(Inheritance::kStateName, mount_state_->fd());
+  absl::StatusOr<MountState::Contents> contents = mount_state_->Read();
   if (!contents.ok()) return;
   const auto mount = Mount::Adopt(contents->mount_point, contents->mount_id, UniqueFd());
   const absl::Status listening = port_.Listen(mount->device());
@@ -238,12 +311,12 @@ void Keeper::OnMounted(UniqueFd fuse) {
 }
 
 void Keeper::OnServing(int exit_status) {
-  serving_ = true;
   serving_since_ns_ = NowNs();
+  Advance(KeeperEvent::kServes);
   service_manager_.Notify("READY=1");
   port_.Succeed();
-  if (std::exchange(served_ever_, true)) return;
-  if (options_.on_serving != nullptr) options_.on_serving(exit_status);
+  const auto tell = std::exchange(options_.on_serving, nullptr);
+  if (tell != nullptr) tell(exit_status);
 }
 
 void Keeper::ReapChildren() {
@@ -260,6 +333,8 @@ void Keeper::ReapChildren() {
       if (link_.open()) ReadLink();
       link_.Close();
       OnProcessEnd(status);
+    } else if (child == standby_.pid()) {
+      OnStandbyEnd(status);
     }
   }
 }
@@ -267,46 +342,62 @@ void Keeper::ReapChildren() {
 void Keeper::OnProcessEnd(int status) {
   ended_process_ = std::exchange(process_, 0);
   ended_status_ = status;
-  const bool served = std::exchange(serving_, false);
   kill_at_ns_ = kNever;
-  restart_ = false;
-  if (!fuse_.valid() || (ending_ && WIFEXITED(status))) return Finish(StatusForShell(status));
-  if (stopping_ && upgrade_ == Upgrade::kLeaving && StatusForShell(status) == 0) {
-    TakeMountAway();
-    return Finish(0);
+  const KeeperState before = state_;
+  Advance(KeeperEvent::kGone);
+  if (!fuse_.valid()) return Finish(StatusForShell(status));
+  switch (before) {
+    case KeeperState::kStarting:
+    case KeeperState::kServing:
+      return ScheduleRestart(status, before == KeeperState::kServing);
+    case KeeperState::kLeaving:
+      ended_process_ = 0;
+      start_at_ns_ = 0;
+      return ExecuteProgram();  // returns where it fails
+    case KeeperState::kLeavingLast:
+      if (StatusForShell(status) != 0) break;
+      TakeMountAway();
+      return Finish(0);
+    case KeeperState::kEnding:
+      if (!WIFEXITED(status)) break;
+      return Finish(WEXITSTATUS(status));
+    case KeeperState::kMounting:
+    case KeeperState::kWaiting:
+    case KeeperState::kStopping:
+    case KeeperState::kOver:
+      break;
   }
-  if (stopping_ || ending_) {
-    spdlog::error("not everything may have been written: process {}, which served {}, {}",
-                  ended_process_, options_.mount_point, DescribeEnd(status));
-    TakeMountAway();
-    return Finish(kFailed);
-  }
-  if (upgrade_ == Upgrade::kLeaving) {
-    ended_process_ = 0;
-    ExecuteProgram();  // returns where it fails
-    restart_ = true;
-    restart_at_ns_ = 0;
-    return;
-  }
-  ScheduleRestart(status, served);
+  spdlog::error("not everything may have been written: process {}, which served {}, {}",
+                ended_process_, options_.mount_point, DescribeEnd(status));
+  TakeMountAway();
+  Finish(kFailed);
 }
 
 void Keeper::ScheduleRestart(int status, bool served) {
-  restart_ = true;
   const int64_t now = NowNs();
   if (served && now - serving_since_ns_ >= kServedForAWhileNs) {
-    failures_ = 0;
-    restart_at_ns_ = now;
+    restart_wait_.Reset();
+    start_at_ns_ = now;
     return;
   }
-  int64_t wait = absl::ToInt64Nanoseconds(kLongestWait);
-  if (failures_ < 7) wait = std::min(wait, kShortestWaitNs << failures_);
-  ++failures_;
-  restart_at_ns_ = now + wait;
+  const int64_t wait = restart_wait_.NextNs();
+  start_at_ns_ = now + wait;
   spdlog::error("process {}, which was to serve {}, {} {}; the next one starts in {} ms",
                 ended_process_, options_.mount_point, DescribeEnd(status),
                 served ? "soon after its start" : "before it could", wait / kNsPerMs);
   ended_process_ = 0;
+}
+
+void Keeper::OnStandbyEnd(int status) {
+  const pid_t pid = standby_.pid();
+  const int64_t wait = standby_.OnGone(NowNs());
+  if (state_ != KeeperState::kServing) return;
+  spdlog::warn("process {}, which stood by for {}, {}; the next one starts in {} ms", pid,
+               options_.mount_point, DescribeEnd(status), wait / kNsPerMs);
+}
+
+void Keeper::KillInTime() {
+  kill_at_ns_ = std::min(kill_at_ns_, NowNs() + absl::ToInt64Nanoseconds(options_.end_bound));
 }
 
 void Keeper::CheckDeadlines() {
@@ -336,18 +427,20 @@ void Keeper::ReadSignals() {
 
 void Keeper::OnSignal(int signal) {
   // Without a process, or with one that has only begun, nobody else can act.
-  if (fuse_.valid() && !serving_) return EndWithoutProcess(signal);
-  if (process_ == 0) return Finish(kFailed);
+  if (state_ == KeeperState::kWaiting || state_ == KeeperState::kStarting) {
+    return EndWithoutProcess(signal);
+  }
+  if (process_ == 0) return;
   if (signal != SIGINT) {
-    stopping_ = true;
-    kill_at_ns_ = std::min(kill_at_ns_, NowNs() + absl::ToInt64Nanoseconds(options_.end_bound));
+    Advance(KeeperEvent::kTold);
+    KillInTime();
   }
   kill(process_, signal);
 }
 
 void Keeper::EndWithoutProcess(int signal) {
   spdlog::info("ending on {}", strsignal(signal));
-  absl::StatusOr<MountState::Contents> contents = state_->Read();
+  absl::StatusOr<MountState::Contents> contents = mount_state_->Read();
   if (signal == SIGINT && contents.ok()) {
     auto mount = Mount::Adopt(contents->mount_point, contents->mount_id, UniqueFd());
     const absl::Status unmounted = mount->Unmount();
@@ -357,11 +450,10 @@ void Keeper::EndWithoutProcess(int signal) {
       return;
     }
   }
-  stopping_ = true;
+  Advance(KeeperEvent::kTold);
   if (process_ != 0) {
     kill(process_, SIGTERM);
-    kill_at_ns_ = std::min(kill_at_ns_, NowNs() + absl::ToInt64Nanoseconds(options_.end_bound));
-    return;
+    return KillInTime();
   }
   spdlog::error("not everything may have been written: nothing serves {} now",
                 options_.mount_point);
@@ -370,7 +462,7 @@ void Keeper::EndWithoutProcess(int signal) {
 }
 
 void Keeper::TakeMountAway() {
-  absl::StatusOr<MountState::Contents> contents = state_->Read();
+  absl::StatusOr<MountState::Contents> contents = mount_state_->Read();
   if (!contents.ok() || contents->mount_point.empty()) return;
   const absl::Status detached =
       Mount::Adopt(contents->mount_point, contents->mount_id, UniqueFd())->Abort();
@@ -382,13 +474,14 @@ void Keeper::Finish(int exit_status) {
   service_manager_.Forget(Inheritance::kFuseName);
   service_manager_.Forget(Inheritance::kStateName);
   outcome_.exit_status = exit_status;
+  state_ = KeeperState::kOver;
 }
 
 // --- Another version of the program --------------------------------------------------------------
 
 void Keeper::OnUpgradeRequest() {
   if (!port_.Receive()) return;
-  if (process_ == 0 || stopping_ || ending_) return port_.Fail("nothing serves the mount now");
+  if (!MayLeave()) return port_.Fail("nothing serves the mount now");
   const pid_t child = fork();
   if (child < 0) return port_.Fail("no process can be started now");
   if (child == 0) {
@@ -397,42 +490,41 @@ void Keeper::OnUpgradeRequest() {
     const int nothing = open("/dev/null", O_RDWR);
     dup2(nothing, STDIN_FILENO);
     dup2(nothing, STDOUT_FILENO);
-    CloseOnExec(state_->fd(), false);
-    Inheritance::Print(takeover_variable_, -1, state_->fd(), -1);
+    CloseOnExec(mount_state_->fd(), false);
+    Inheritance::Print(takeover_variable_, -1, mount_state_->fd(), -1);
     execve(port_.program(), check_arguments_.data(), environment_.data());
     dprintf(STDERR_FILENO, "%s: %s", port_.program(), strerror(errno));
     _exit(kFailed);
   }
-  upgrade_ = Upgrade::kChecking;
   checker_ = child;
   checker_kill_at_ns_ = NowNs() + kCheckBoundNs;
 }
 
 void Keeper::OnChecked(int status) {
-  if (upgrade_ != Upgrade::kChecking) return;
-  upgrade_ = Upgrade::kNone;
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-    port_.Fail("\nthe program could not go on with the mount; nothing has changed");
-    return;
+    return port_.Fail("\nthe program could not go on with the mount; nothing has changed");
   }
-  upgrade_ = Upgrade::kLeaving;
+  // Meanwhile the process may have died, or somebody may have ended it.
+  if (!MayLeave() && state_ != KeeperState::kWaiting) return port_.Fail("the mount ends");
   spdlog::info("going on with {}", port_.program());
-  if (process_ == 0) {
-    ExecuteProgram();
-    return;
-  }
-  kill_at_ns_ = NowNs() + absl::ToInt64Nanoseconds(options_.end_bound);
+  if (state_ == KeeperState::kWaiting) return ExecuteProgram();
+  Advance(KeeperEvent::kReplaced);
+  KillInTime();
   static_cast<void>(link_.Send(KeeperLink::Word::kLeave));
 }
 
+bool Keeper::MayLeave() const {
+  return state_ == KeeperState::kStarting || state_ == KeeperState::kServing;
+}
+
 void Keeper::ExecuteProgram() {
-  const int descriptors[] = {fuse_.get(), state_->fd(), port_.reply().get()};
+  standby_.Dismiss();
+  const int descriptors[] = {fuse_.get(), mount_state_->fd(), port_.reply().get()};
   for (int fd : descriptors) CloseOnExec(fd, false);
   Inheritance::Print(takeover_variable_, descriptors[0], descriptors[1], descriptors[2]);
   execve(port_.program(), arguments_.data(), environment_.data());
   const int error = errno;
   for (int fd : descriptors) CloseOnExec(fd, true);
-  upgrade_ = Upgrade::kNone;
   spdlog::error("cannot go on with {}: {}; this version goes on", port_.program(), strerror(error));
   port_.Fail("the program could not be executed; the old one goes on");
 }

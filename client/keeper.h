@@ -15,8 +15,11 @@
 #include "absl/types/optional.h"
 #include "client/inheritance.h"
 #include "client/keeper_link.h"
+#include "client/keeper_states.h"
 #include "client/mount_state.h"
+#include "client/restart_wait.h"
 #include "client/service_manager.h"
+#include "client/standby.h"
 #include "client/upgrade_port.h"
 #include "common/unique_fd.h"
 #include "common/unique_mapping.h"
@@ -24,9 +27,13 @@
 namespace rnbd::client {
 
 // The process that stays when the one that serves the mount dies. It holds /dev/fuse and the state
-// of the mount, and does nothing but start the next process, with these, when the one before was
+// of the mount, and does nothing but have the next process go on with these when the one before was
 // killed or has crashed: at once if that had served for a while, otherwise after a wait that grows
-// to kLongestWait.
+// to RestartWait::kLongestNs.
+//
+// The next process was started before: as soon as one serves the mount, another stands by, with
+// all the memory that it will need. When the machine waits for the mount to get memory, there may
+// be none for a process that begins. Only where none stands by, one is started then.
 //
 // Signals and the end: SIGTERM, SIGINT and SIGHUP are passed on. A process that was told to end has
 // `end_bound` for it; then it is killed, and the keeper takes the mount away itself. A process that
@@ -34,12 +41,9 @@ namespace rnbd::client {
 // keeper with its status.
 //
 // The keeper has one thread, is locked in memory, and allocates nothing as long as a process serves
-// the mount: it must be able to act when the machine waits for the mount to get memory. The next
-// process is a fork, so that nothing has to be read from a disk for it.
+// the mount. The processes are forks, so that nothing has to be read from a disk for them.
 class Keeper {
  public:
-  static constexpr absl::Duration kLongestWait = absl::Seconds(10);
-
   struct Options {
     std::string mount_point;
     absl::Duration end_bound = absl::Seconds(6);
@@ -56,7 +60,9 @@ class Keeper {
   // What a new process goes on with.
   struct Process {
     KeeperLink link;
-    UniqueFd fuse;  // empty: nothing is mounted yet
+    // Stands by: waits at its link for kServe, which brings `fuse`, or for the end of the keeper.
+    bool standby = false;
+    UniqueFd fuse;  // otherwise empty where nothing is mounted yet
     std::unique_ptr<MountState> state;
     // The same for each process, whatever it holds now: none has to find memory where it is short,
     // perhaps because nobody serves the mount.
@@ -81,8 +87,6 @@ class Keeper {
   Outcome Run();
 
  private:
-  enum class Upgrade { kNone, kChecking, kLeaving };
-
   Keeper(Options options, Inheritance inheritance, ServiceManager service_manager);
 
   absl::Status BlockAndWatchSignals();
@@ -90,9 +94,17 @@ class Keeper {
   void Wait();
   int64_t NextDeadline() const;
 
-  // True in the new process.
+  // Whether this is the new process.
+  bool StartDueProcesses();
   bool Start();
-  void BecomeProcess(KeeperLink link);
+  bool StartStandby();
+  bool LetStandbyServe();
+  bool Fork(bool standby, pid_t* child, KeeperLink* link);
+  void BecomeProcess(bool standby, KeeperLink link);
+  void OnStarted(pid_t process, KeeperLink link);
+
+  void Advance(KeeperEvent event);
+  void KillInTime();
 
   void ReadSignals();
   void OnSignal(int signal);
@@ -103,40 +115,39 @@ class Keeper {
   void OnServing(int exit_status);
   void OnProcessEnd(int status);
   void ScheduleRestart(int status, bool served);
+  void OnStandbyEnd(int status);
   void CheckDeadlines();
 
   void OnUpgradeRequest();
   void OnChecked(int status);
+  bool MayLeave() const;
   void ExecuteProgram();
 
   void Finish(int exit_status);
   // Detaches the mount, if it is there; whoever has a file open sees errors.
   void TakeMountAway();
 
-  const Options options_;
+  Options options_;
   ServiceManager service_manager_;
-  std::unique_ptr<MountState> state_;
+  std::unique_ptr<MountState> mount_state_;
   UniqueMapping memory_;
   UniqueFd fuse_;
   UniqueFd signals_;
   KeeperLink link_;
   UpgradePort port_;
 
+  KeeperState state_ = KeeperState::kMounting;
   pid_t process_ = 0;  // 0: none runs
-  bool served_ever_ = false;
-  bool serving_ = false;
-  bool ending_ = false;
+  int64_t start_at_ns_ = 0;
   int64_t serving_since_ns_ = 0;
-  int failures_ = 0;  // in a row, of processes that did not serve for long
-  bool restart_ = true;
-  int64_t restart_at_ns_ = 0;
-  bool stopping_ = false;           // it was told to end
+  RestartWait restart_wait_;
   int64_t kill_at_ns_ = INT64_MAX;  // the process, when it has not ended by then
   // How the last process ended, until the next one has started: what the log tells then.
   pid_t ended_process_ = 0;
   int ended_status_ = 0;
+  Standby standby_;
 
-  Upgrade upgrade_ = Upgrade::kNone;
+  // Of an upgrade: whether the program that was asked for could go on; 0: none runs.
   pid_t checker_ = 0;
   int64_t checker_kill_at_ns_ = INT64_MAX;
   // For execve(2), made before it may be needed.

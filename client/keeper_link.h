@@ -21,6 +21,7 @@ class KeeperLink {
     kEnding,   // ends on purpose, and will not have to be replaced
     // To the process.
     kLeave,  // make room for the next one: read nothing more, answer what can be answered, end
+    kServe,  // to one that stands by: go on with /dev/fuse, which comes with it
   };
   struct Message {
     Word word = Word::kMounted;

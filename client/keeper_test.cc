@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,6 +27,10 @@ struct Shared {
   std::atomic<int> serving_calls{0};
   std::atomic<int> serving_status{-1};
   std::atomic<int> flag{0};
+  std::atomic<int> standbys{0};   // that were started
+  std::atomic<pid_t> standby{0};  // the last of them
+  std::atomic<int> promoted{0};
+  std::atomic<int> dismissed{0};
   std::atomic<int64_t> started_ms[16];
 };
 
@@ -56,9 +61,33 @@ class KeeperTest : public ::testing::Test {
     if (!keeper.ok()) _exit(100);
     Keeper::Outcome outcome = (*keeper)->Run();
     if (outcome.exit_status.has_value()) _exit(*outcome.exit_status);
+    if (outcome.process->standby) _exit(StandBy(&*outcome.process, script));
+    Count();
+    _exit(script(&*outcome.process, shared_->starts));
+  }
+
+  // Numbers those that serve.
+  void Count() {
     const int start = ++shared_->starts;
     shared_->started_ms[start % 16] = absl::ToUnixMillis(absl::Now());
-    _exit(script(&*outcome.process, start));
+  }
+
+  int StandBy(Keeper::Process* process, const Script& script) {
+    if (process->fuse.valid()) return 60;
+    shared_->standby = getpid();
+    ++shared_->standbys;
+    pollfd readable = {process->link.fd(), POLLIN, 0};
+    poll(&readable, 1, 60'000);
+    KeeperLink::Message message;
+    if (process->link.Receive(&message) != KeeperLink::Received::kMessage) {
+      ++shared_->dismissed;
+      return 61;
+    }
+    if (message.word != KeeperLink::Word::kServe) return 62;
+    ++shared_->promoted;
+    process->fuse = std::move(message.fd);
+    Count();
+    return script(process, shared_->starts);
   }
 
   static int End(pid_t pid) {
@@ -212,6 +241,93 @@ TEST_F(KeeperTest, AProcessLearnsThatTheKeeperHasDied) {
   kill(keeper, SIGKILL);
   EXPECT_EQ(1000 + SIGKILL, End(keeper));
   WaitFor([&] { return shared_->flag == 2; });
+}
+
+// Serves until a signal comes, or the keeper ends.
+int ServeUntilSignal(Keeper::Process* process) {
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+  process->link.Send(KeeperLink::Word::kServing, 0);
+  sigset_t set;
+  sigfillset(&set);
+  int received = 0;
+  sigwait(&set, &received);
+  process->link.Send(KeeperLink::Word::kEnding);
+  return 0;
+}
+
+TEST_F(KeeperTest, OneThatStandsByServesWhenTheProcessDies) {
+  const pid_t keeper = Start([this](Keeper::Process* process, int start) {
+    if (start == 1) {
+      Mount(process);
+    } else if (!process->fuse.valid()) {
+      return 51;
+    }
+    shared_->flag = getpid();
+    return ServeUntilSignal(process);
+  });
+  for (int round = 1; round <= 3; ++round) {
+    WaitFor([&] { return shared_->standbys == round && shared_->starts == round; });
+    const pid_t standby = shared_->standby;
+    absl::SleepFor(absl::Milliseconds(1010));  // a process that has served for long
+    kill(shared_->flag, SIGKILL);
+    WaitFor([&] { return shared_->flag == standby; });
+    EXPECT_EQ(round, shared_->promoted);
+  }
+  WaitFor([&] { return shared_->standbys == 4; });
+  kill(keeper, SIGTERM);
+  EXPECT_EQ(0, End(keeper));
+}
+
+TEST_F(KeeperTest, OneThatStandsByAndDiesIsReplacedAfterAWait) {
+  const pid_t keeper = Start([](Keeper::Process* process, int) {
+    Mount(process);
+    return ServeUntilSignal(process);
+  });
+  int64_t before_ms = 0;
+  for (int round = 1; round <= 4; ++round) {
+    WaitFor([&] { return shared_->standbys == round; });
+    const int64_t now_ms = absl::ToUnixMillis(absl::Now());
+    const int64_t wait_ms = round == 1 ? 0 : 100 << (round - 2);
+    EXPECT_GE(now_ms - before_ms, wait_ms - 5);
+    before_ms = now_ms;
+    kill(shared_->standby, SIGKILL);
+  }
+  EXPECT_EQ(1, shared_->starts);
+  kill(keeper, SIGTERM);
+  EXPECT_EQ(0, End(keeper));
+}
+
+TEST_F(KeeperTest, WhereNoneStandsByOneIsStarted) {
+  const pid_t keeper = Start([this](Keeper::Process* process, int start) {
+    if (start == 1) Mount(process);
+    if (start > 1 && !process->fuse.valid()) return 51;
+    shared_->flag = getpid();
+    return ServeUntilSignal(process);
+  });
+  WaitFor([&] { return shared_->standbys == 1; });
+  absl::SleepFor(absl::Milliseconds(1010));
+  kill(shared_->standby, SIGKILL);
+  absl::SleepFor(absl::Milliseconds(20));
+  kill(shared_->flag, SIGKILL);
+  WaitFor([&] { return shared_->starts == 2; });
+  EXPECT_EQ(0, shared_->promoted);
+  WaitFor([&] { return shared_->standbys == 2; });
+  kill(keeper, SIGTERM);
+  EXPECT_EQ(0, End(keeper));
+}
+
+TEST_F(KeeperTest, OneThatStandsByEndsWithTheKeeper) {
+  for (int signal : {SIGTERM, SIGKILL}) {
+    shared_->standbys = 0;
+    const pid_t keeper = Start([](Keeper::Process* process, int) {
+      Mount(process);
+      return ServeUntilSignal(process);
+    });
+    WaitFor([&] { return shared_->standbys == 1; });
+    kill(keeper, signal);
+    EXPECT_EQ(signal == SIGTERM ? 0 : 1000 + SIGKILL, End(keeper));
+    WaitFor([&] { return kill(shared_->standby, 0) != 0; });
+  }
 }
 
 TEST_F(KeeperTest, AProcessHasNoneOfTheKeepersDescriptors) {

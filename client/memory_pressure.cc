@@ -16,6 +16,18 @@
 #endif
 
 namespace rnbd::client {
+namespace {
+
+constexpr char kOomScoreFile[] = "/proc/self/oom_score_adj";
+
+// False with errno.
+bool SetOomScore(absl::string_view score) {
+  const UniqueFd file(open(kOomScoreFile, O_WRONLY | O_CLOEXEC));
+  return file.valid() &&
+         write(file.get(), score.data(), score.size()) == static_cast<ssize_t>(score.size());
+}
+
+}  // namespace
 
 absl::Status LockMemory() {
   if (mlockall(MCL_CURRENT | MCL_FUTURE) == 0) return absl::OkStatus();
@@ -30,14 +42,23 @@ absl::Status BecomeIoFlusher() {
 }
 
 absl::Status RefuseOomKill() {
-  const UniqueFd file(open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
-  constexpr absl::string_view kNever = "-1000";
-  if (file.valid() && write(file.get(), kNever.data(), kNever.size()) == ssize_t{kNever.size()}) {
-    return absl::OkStatus();
-  }
+  if (SetOomScore("-1000")) return absl::OkStatus();
   return ErrnoToStatus(errno,
                        "keep from being killed when memory is short (needs CAP_SYS_RESOURCE, or in "
                        "a unit file OOMScoreAdjust=-1000)");
+}
+
+OomKillOffer::OomKillOffer() {
+  const UniqueFd file(open(kOomScoreFile, O_RDONLY | O_CLOEXEC));
+  char text[16];
+  const ssize_t length = file.valid() ? read(file.get(), text, sizeof(text)) : 0;
+  if (length <= 0) return;
+  before_.assign(text, static_cast<size_t>(length));
+  static_cast<void>(SetOomScore("1000"));
+}
+
+OomKillOffer::~OomKillOffer() {
+  if (!before_.empty()) static_cast<void>(SetOomScore(before_));
 }
 
 }  // namespace rnbd::client

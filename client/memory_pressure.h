@@ -1,6 +1,8 @@
 #ifndef RNBD_CLIENT_MEMORY_PRESSURE_H_
 #define RNBD_CLIENT_MEMORY_PRESSURE_H_
 
+#include <string>
+
 #include "absl/status/status.h"
 
 namespace rnbd::client {
@@ -20,6 +22,19 @@ absl::Status BecomeIoFlusher();
 // The kernel kills other processes when memory is short, and those that this one starts neither:
 // what waits for a disk frees no memory by losing it.
 absl::Status RefuseOomKill();
+
+// While it exists the process is the first to be killed when memory is short: for one that only
+// prepares itself, and can be started again. Harmless where that is not permitted.
+class OomKillOffer {
+ public:
+  OomKillOffer();
+  ~OomKillOffer();
+  OomKillOffer(const OomKillOffer&) = delete;
+  OomKillOffer& operator=(const OomKillOffer&) = delete;
+
+ private:
+  std::string before_;  // what the process has outside; empty where that is not known
+};
 
 }  // namespace rnbd::client
 

@@ -105,5 +105,22 @@ TEST(MemoryPressureTest, IsNotKilledForMemoryAndNeitherAreItsChildren) {
             }));
 }
 
+TEST(MemoryPressureTest, OffersItselfForAWhile) {
+  const auto score = [] {
+    std::ifstream file("/proc/self/oom_score_adj");
+    int adjustment = 0;
+    file >> adjustment;
+    return adjustment;
+  };
+  EXPECT_EQ(0, InChild([&score] {
+              const int before = score();
+              {
+                const OomKillOffer offer;
+                if (score() != 1000) return 1;
+              }
+              return score() == before ? 0 : 2;
+            }));
+}
+
 }  // namespace
 }  // namespace rnbd::client

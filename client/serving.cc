@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@
 #include "absl/time/time.h"
 #include "client/client_program.h"
 #include "client/keeper_link.h"
+#include "client/memory_pressure.h"
 #include "common/logging.h"
 #include "common/process.h"
 #include "common/status.h"
@@ -37,6 +39,7 @@ enum class Event {
   kUnmounted,
   kInterrupt,   // SIGINT: does not take the mount from whoever uses it
   kTerminate,   // SIGTERM or SIGHUP: what sends them will not wait
+  kServe,       // to a process that stands by
   kLeave,       // another process is to go on
   kKeeperGone,  // nobody would start another process any more
 };
@@ -59,6 +62,9 @@ class Events {
     }
   }
 
+  // What came with kServe.
+  UniqueFd TakeFuse() { return std::move(fuse_); }
+
  private:
   // The keeper first: whoever ends it, and does not see that somebody else keeps the mount, may end
   // this process too.
@@ -78,7 +84,7 @@ class Events {
       case KeeperLink::Received::kNothing:
         return Event::kNone;
       case KeeperLink::Received::kMessage:
-        return message.word == KeeperLink::Word::kLeave ? Event::kLeave : Event::kNone;
+        return OnMessage(std::move(message));
       case KeeperLink::Received::kClosed:
         break;
     }
@@ -87,7 +93,15 @@ class Events {
     return Event::kKeeperGone;
   }
 
+  Event OnMessage(KeeperLink::Message message) {
+    if (message.word == KeeperLink::Word::kLeave) return Event::kLeave;
+    if (message.word != KeeperLink::Word::kServe) return Event::kNone;
+    fuse_ = std::move(message.fd);
+    return Event::kServe;
+  }
+
   KeeperLink* const keeper_;
+  UniqueFd fuse_;
   sigset_t set_;
   UniqueFd signals_;
 };
@@ -96,6 +110,7 @@ class Serving {
  public:
   Serving(const ServingOptions& options, Keeper::Process process, Background background)
       : options_(options),
+        standby_(process.standby),
         link_(std::move(process.link)),
         fuse_(std::move(process.fuse)),
         state_(std::move(process.state)),
@@ -105,6 +120,12 @@ class Serving {
         program_(*options.config, state_.get(), std::move(process.memory), options.state_file) {}
 
   int Run() {
+    if (standby_) {
+      const absl::StatusOr<bool> wanted = StandBy();
+      if (!wanted.ok())
+        spdlog::warn("standing by for {}: {}", options_.mount_point, wanted.status());
+      if (!wanted.ok() || !*wanted) return wanted.ok() ? kServedToTheEnd : kServingFailed;
+    }
     const bool takes_over = fuse_.valid();
     const absl::StatusOr<int> started = takes_over ? TakeOver() : Start();
     if (!started.ok()) {
@@ -117,6 +138,8 @@ class Serving {
   }
 
  private:
+  // Waits until the process is to serve; false where it never is.
+  absl::StatusOr<bool> StandBy();
   // The exit status for the shell.
   absl::StatusOr<int> Start();
   absl::StatusOr<int> TakeOver();
@@ -129,6 +152,7 @@ class Serving {
   int Leave();
 
   const ServingOptions& options_;
+  const bool standby_;
   KeeperLink link_;
   UniqueFd fuse_;
   const std::unique_ptr<MountState> state_;
@@ -144,6 +168,20 @@ bool Serving::ShouldGiveUp() { return events_.Next(0) != Event::kNone; }
 void Serving::OnUnmounted(const absl::Status& why) {
   if (!why.ok()) spdlog::error("the mount cannot be served any more: {}", why);
   kill(getpid(), kUnmountedSignal);
+}
+
+absl::StatusOr<bool> Serving::StandBy() {
+  {
+    const OomKillOffer offer;
+    RETURN_IF_ERROR(program_.Prepare());
+  }
+  background_.LetGoOfTerminal();
+  spdlog::info("process {} stands by for {}", getpid(), options_.mount_point);
+  Event event = Event::kNone;
+  while (event == Event::kNone) event = events_.Next(-1);
+  fuse_ = events_.TakeFuse();
+  prctl(PR_SET_NAME, program_invocation_short_name);
+  return event == Event::kServe;
 }
 
 absl::StatusOr<int> Serving::Start() {
@@ -198,6 +236,7 @@ Event Serving::WaitForEnd() {
     const Event event = events_.Next(-1);
     switch (event) {
       case Event::kNone:
+      case Event::kServe:
         break;
       case Event::kUnmounted:
         spdlog::info("unmounted");

@@ -1,9 +1,19 @@
 #include "common/process.h"
 
+#include <malloc.h>
 #include <pthread.h>
+#include <string.h>
 #include <sys/resource.h>
 
+#include <algorithm>
+#include <memory>
+
 namespace rnbd {
+namespace {
+
+constexpr int kLargestMmapThreshold = 32 << 20;  // that mallopt(3) takes
+
+}  // namespace
 
 void RaiseLimits() {
   rlimit limit;
@@ -25,6 +35,17 @@ void LimitThreadStacks(size_t bytes) {
     static_cast<void>(pthread_setattr_default_np(&attributes));
   }
   pthread_attr_destroy(&attributes);
+}
+
+void ReserveHeap(size_t bytes) {
+  bytes = std::min(bytes, kMostHeapReserve);
+  // Everything from the heap, of which nothing goes back.
+  mallopt(M_ARENA_MAX, 1);
+  mallopt(M_MMAP_THRESHOLD, kLargestMmapThreshold);
+  mallopt(M_TRIM_THRESHOLD, -1);
+  const std::unique_ptr<char[]> memory(new char[bytes]);
+  // Behind the compiler's back, for which it is memory that nobody reads.
+  explicit_bzero(memory.get(), bytes);
 }
 
 sigset_t BlockSignals(std::initializer_list<int> signals) {

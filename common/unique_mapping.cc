@@ -1,7 +1,9 @@
 #include "common/unique_mapping.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <utility>
 
@@ -9,9 +11,44 @@
 #include "common/status.h"
 
 namespace rnbd {
+namespace {
+
+// What Reserve() has set aside: never given back as a whole, since parts of it are unmapped by
+// whoever owns them then.
+struct ReservedArea {
+  uint8_t* data = nullptr;
+  size_t size = 0;
+  std::atomic<size_t> taken{0};
+};
+ReservedArea reserved;
+
+uint8_t* TakeReserved(size_t bytes) {
+  const auto page = static_cast<size_t>(::getpagesize());
+  const size_t pages = (bytes + page - 1) / page * page;
+  size_t taken = reserved.taken.load(std::memory_order_relaxed);
+  do {
+    if (pages < bytes || pages > reserved.size - taken) return nullptr;
+  } while (!reserved.taken.compare_exchange_weak(taken, taken + pages));
+  return reserved.data + taken;
+}
+
+}  // namespace
 
 absl::StatusOr<UniqueMapping> UniqueMapping::Anonymous(size_t bytes) {
+  if (uint8_t* memory = TakeReserved(bytes)) return UniqueMapping(memory, bytes);
   return Map(bytes, MAP_PRIVATE);
+}
+
+absl::Status UniqueMapping::Reserve(size_t bytes) {
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  if (memory == MAP_FAILED) {
+    const int error = errno;
+    return ErrnoToStatus(error, absl::StrCat("set ", bytes, " bytes of memory aside"));
+  }
+  reserved.data = static_cast<uint8_t*>(memory);
+  reserved.size = bytes;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<UniqueMapping> UniqueMapping::Shared(size_t bytes) { return Map(bytes, MAP_SHARED); }

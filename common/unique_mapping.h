@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
@@ -21,6 +22,10 @@ class UniqueMapping {
   // The same, shared with the processes that this one forks. The memory stays as long as one of
   // them has it mapped.
   static absl::StatusOr<UniqueMapping> Shared(size_t bytes);
+
+  // Sets `bytes` aside, in memory already: what Anonymous() gives from now on comes from there, as
+  // long as that suffices, and needs nothing from the kernel. Once, and before other threads.
+  static absl::Status Reserve(size_t bytes);
 
   UniqueMapping() = default;
   UniqueMapping(UniqueMapping&& other) noexcept;

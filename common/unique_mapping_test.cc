@@ -48,6 +48,40 @@ TEST(UniqueMappingTest, SharedIsTheSameInForkedProcesses) {
   EXPECT_EQ(mapping->data()[7], 5);
 }
 
+// In a process of its own, since it is for the whole process.
+int UseReserve() {
+  const auto page = static_cast<size_t>(::getpagesize());
+  if (!UniqueMapping::Reserve(4 * page).ok()) return 1;
+  const auto is_in_memory = [](const UniqueMapping& mapping) {
+    unsigned char resident[1];
+    return ::mincore(mapping.data(), 1, resident) == 0 && (resident[0] & 1) != 0;
+  };
+  absl::StatusOr<UniqueMapping> first = UniqueMapping::Anonymous(page + 1);
+  absl::StatusOr<UniqueMapping> second = UniqueMapping::Anonymous(page);
+  if (!first.ok() || !second.ok()) return 2;
+  if (!is_in_memory(*first)) return 3;
+  if (second->data() != first->data() + 2 * page) return 4;
+  uint8_t* const gone = first->data();
+  *first = UniqueMapping();
+  if (IsMapped(gone) || !IsMapped(second->data())) return 5;
+  absl::StatusOr<UniqueMapping> too_large = UniqueMapping::Anonymous(2 * page);
+  if (!too_large.ok() || is_in_memory(*too_large)) return 6;
+  absl::StatusOr<UniqueMapping> last = UniqueMapping::Anonymous(page);
+  if (!last.ok() || last->data() != second->data() + page) return 7;
+  return std::all_of(last->span().begin(), last->span().end(), [](uint8_t b) { return b == 0; })
+             ? 0
+             : 8;
+}
+
+TEST(UniqueMappingTest, AnonymousTakesFromWhatWasReserved) {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(UseReserve());
+  int status = 0;
+  ASSERT_EQ(child, ::waitpid(child, &status, 0));
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(0, WEXITSTATUS(status));
+}
+
 TEST(UniqueMappingTest, UntouchedPagesTakeNoMemory) {
   const size_t page = ::getpagesize();
   absl::StatusOr<UniqueMapping> mapping = UniqueMapping::Anonymous(2 * page);

@@ -22,7 +22,7 @@ start_daemon server rnbd-server --config "$TEST_DIR/server.yaml"
 wait_until 20 grep -q "rnbd-server is ready" "$TEST_DIR/server.log"
 start_daemon client rnbd-fuse "$TEST_DIR/mnt" --config "$TEST_DIR/client.yaml" --foreground
 wait_until 60 test -e "$TEST_DIR/mnt/disk.img"
-serving_process() { pgrep -P "${daemon[client]}"; }
+serving_process() { pgrep -P "${daemon[client]}" -x rnbd-fuse; }
 
 case_start "an upgrade, with a file open"
 exec 5<>"$TEST_DIR/mnt/disk.img"

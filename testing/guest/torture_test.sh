@@ -22,7 +22,7 @@ start_our_server() {
   start_daemon server rnbd-server --config "$TEST_DIR/server.yaml"
   wait_until 30 grep -q "rnbd-server is ready" "$TEST_DIR/server.log"
 }
-serving_process() { pgrep -P "${daemon[client]}"; }
+serving_process() { pgrep -P "${daemon[client]}" -x rnbd-fuse; }
 
 # --- What happens ---
 

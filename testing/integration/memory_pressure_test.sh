@@ -85,8 +85,9 @@ _abort() {
 start_daemon client start_in_group "$TEST_DIR/mnt" --config "$TEST_DIR/client.yaml" --foreground
 wait_until 20 test -e "$TEST_DIR/mnt/disk.img"
 
-case_start "both processes are locked in memory, serve a disk, and are not killed for memory"
-for pid in "${daemon[client]}" $(serving_process client); do
+case_start "all processes are locked in memory, serve a disk, and are not killed for memory"
+await_standby client
+for pid in "${daemon[client]}" "$(serving_process client)" "$(standby_process client)"; do
   size=$(status_kib "/proc/$pid/status" VmRSS) locked=$(status_kib "/proc/$pid/status" VmLck)
   log "process $pid: $size KiB in memory, $locked KiB locked"
   ((locked >= size * 9 / 10)) || fail "process $pid is not locked"
@@ -119,7 +120,12 @@ if [[ -n ${GUEST:-} ]]; then
   echo 60 >/proc/sys/vm/dirty_ratio
   echo 50 >/proc/sys/vm/dirty_background_ratio
 fi
+# One that has stood by has more memory than the first one, which was not to find it in need.
+kill_serving client
+await_standby client
 limit_to $(($(usage_bytes) + (ROOM_MIB << 20)))
+
+_is_full() { (($(dirty_mib) * 4 > ROOM_MIB)); }
 
 await_writer() {
   local most=0 now begin=$SECONDS
@@ -141,12 +147,27 @@ for file in one two three; do
 done
 case_end
 
+# Nobody else is killed for it either: the writer does not fail.
+case_start "the serving process is killed while memory is full"
+for file in four five six seven; do
+  await_standby client
+  standby=$(standby_process client)
+  write_much "$file" &
+  writer=$!
+  _try_for 30 _is_full || fail "memory was not filled"
+  log "$(dirty_mib) MiB are dirty"
+  kill_serving client
+  [[ $(serving_process client) == "$standby" ]] || fail "another process serves than the one that stood by"
+  await_writer "$writer"
+done
+case_end
+
 case_start "everything was written"
 umount "$TEST_DIR/disk"
 e2fsck -n -f "$loop" >"$TEST_DIR/fsck.log" 2>&1 || fail "fsck: $(cat "$TEST_DIR/fsck.log")"
 mount -o ro "$loop" "$TEST_DIR/disk"
 # Of the last MiB, which was written when most was dirty; an emulated processor is slow.
-for file in one two three; do
+for file in one two three four five six seven; do
   [[ $(stat -c %s "$TEST_DIR/disk/$file") == $((WRITTEN_MIB << 20)) ]] || fail "$file is not whole"
   cmp <(tail -c 1M "$TEST_DIR/pattern") <(tail -c 1M "$TEST_DIR/disk/$file") || fail "$file differs"
 done

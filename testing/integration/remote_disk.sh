@@ -7,7 +7,9 @@
 #   start_client NAME MOUNT [OPTION...]   starts rnbd-fuse in the foreground on the configuration from
 #                               standard input, and waits until it has mounted on the (new) directory MOUNT
 #   serving_process NAME        the process of client NAME that serves its mount
-#   kill_serving NAME           kills it, and waits until the next one serves
+#   standby_process NAME        the one that stands by, once it is ready
+#   await_standby NAME          waits until one is
+#   kill_serving NAME           kills the one that serves, and waits until the next one serves
 #   $SOCKET                     where a server may listen
 #   make_images SIZE NAME...    sparse image files in $IMAGES
 #   serve_images                one server, "server", that lets every session have every image at $SOCKET
@@ -51,7 +53,14 @@ start_client() {
 }
 
 # shellcheck disable=SC2154  # daemon is of shell_test.sh
-serving_process() { pgrep --parent "${daemon[$1]}"; }
+serving_process() { pgrep --parent "${daemon[$1]}" --exact rnbd-fuse; }
+
+standby_process() {
+  local pid
+  pid=$(pgrep --parent "${daemon[$1]}" --exact rnbd-standby) &&
+    grep -q "process $pid stands by" "$TEST_DIR/$1.log" && echo "$pid"
+}
+await_standby() { _try_for 30 standby_process "$1" >/dev/null || fail "no process of $1 stands by"; }
 
 kill_serving() {
   local name=$1 count pid

@@ -92,7 +92,7 @@ case_start "all processes are killed"
 exec 5<>"$mount/disk.img"
 for ((i = 2; i < 5; ++i)); do
   main=$(cat "$TEST_DIR/main_pid")
-  kill -KILL "$main" "$(pgrep --parent "$main")"
+  kill -KILL "$main" "$(pgrep --parent "$main" --exact rnbd-fuse)"
   echo "written $i" >&5
   wait_until 20 ready "$i"
 done
@@ -101,7 +101,7 @@ case_end
 
 case_start "only the keeper is killed"
 main=$(cat "$TEST_DIR/main_pid")
-serving=$(pgrep --parent "$main")
+serving=$(pgrep --parent "$main" --exact rnbd-fuse)
 kill -KILL "$main"
 echo "written 5" >&5
 wait_until 20 ready 5

@@ -62,7 +62,7 @@ as_postgres "$postgres/pgbench" -h "$place" -c 4 -T "$RUN_SECONDS" >"$TEST_DIR/p
 bench=$!
 kills=0
 while sleep "$KILL_EVERY" && kill -0 "$bench" 2>/dev/null; do
-  worker=$(pgrep -P "$client_pid" | head -n 1) || true
+  worker=$(pgrep -P "$client_pid" -x rnbd-fuse) || true
   if [[ -n $worker ]] && ((kills % 2 == 0)); then
     log "kill -9 of the client's worker"
     kill -KILL "$worker"

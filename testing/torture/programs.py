@@ -10,6 +10,14 @@ import time
 from script_support import ScriptError, wait_for
 
 
+def process_name(pid):
+    """As ps shows it, or nothing where there is none."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def run(*command, seconds=60):
     """A command that ends by itself; its output."""
     command = [str(part) for part in command]

@@ -10,7 +10,7 @@ import time
 import uuid
 
 from networks import make_network
-from programs import Program, Talker, run
+from programs import Program, Talker, process_name, run
 from script_support import ScriptError, binary, wait_for
 
 # In seconds. Short, so that many faults fit into an hour.
@@ -117,9 +117,8 @@ class World:
     # --- What faults need ---
 
     def worker(self):
-        """The client's process that can be killed, or None where rnbd-fuse is one process."""
-        children = self.client.children()
-        return children[0] if children else None
+        """The client's process that serves, or None where none does now."""
+        return next((child for child in self.client.children() if process_name(child) == "rnbd-fuse"), None)
 
     def boot_host(self):
         """By this the server's next process tells that its host was started anew."""
