@@ -9,6 +9,8 @@
 #include <chrono>
 #include <utility>
 
+#include "client/fair_share.h"
+
 namespace rnbd::client {
 namespace {
 
@@ -99,8 +101,13 @@ void DeviceRequests::StartRead(const FuseMessage& message, DeviceFile* file) {
 
 bool DeviceRequests::TakeReadBuffer(Request* request) {
   const bool fits_small = request->length <= RequestMemory::kSmallBytes;
-  uint8_t* buffer = fits_small ? buffers_->small.Take() : buffers_->large.Take();
+  BufferStack* stack = fits_small ? &buffers_->small : &buffers_->large;
+  DeviceFile::Buffers* held = request->file->buffers(worker_);
+  uint32_t* count = fits_small ? &held->small : &held->large;
+  if (!IsWithinFairShare(*count, 1, static_cast<uint32_t>(stack->free()))) return false;
+  uint8_t* buffer = stack->Take();
   if (buffer == nullptr) return false;
+  ++*count;
   (fits_small ? request->small : request->large) = buffer;
   request->span_count = 1;
   request->spans[0] = {buffer, static_cast<uint32_t>(request->length)};
@@ -128,11 +135,14 @@ void DeviceRequests::StartWrite(FuseMessage* message, DeviceFile* file) {
 
   const uint32_t first =
       static_cast<uint32_t>(std::min<uint64_t>(request->length, RequestMemory::kSmallBytes));
+  DeviceFile::Buffers* held = file->buffers(worker_);
   request->small = message->TakeSmall();
+  ++held->small;
   request->span_count = 1;
   request->spans[0] = {request->small, first};
   if (request->length > first) {
     request->large = message->TakeLarge();
+    ++held->large;
     request->span_count = 2;
     request->spans[1] = {request->large, static_cast<uint32_t>(request->length - first)};
   }
@@ -212,11 +222,16 @@ void DeviceRequests::Finish(Request* request, int error) {
 }
 
 void DeviceRequests::Free(Request* request) {
-  if (request->small != nullptr) buffers_->small.Return(request->small);
-  if (request->large != nullptr) buffers_->large.Return(request->large);
-  request->small = nullptr;
-  request->large = nullptr;
   DeviceFile* file = request->file;
+  DeviceFile::Buffers* held = file->buffers(worker_);
+  if (request->small != nullptr) {
+    buffers_->small.Return(std::exchange(request->small, nullptr));
+    --held->small;
+  }
+  if (request->large != nullptr) {
+    buffers_->large.Return(std::exchange(request->large, nullptr));
+    --held->large;
+  }
   request->file = nullptr;
   request->next = free_;
   free_ = request;
@@ -229,19 +244,24 @@ void DeviceRequests::Free(Request* request) {
 }
 
 void DeviceRequests::OnTurn() {
-  SubmitWaiting(&waiting_small_);
-  SubmitWaiting(&waiting_large_);
+  SubmitWaiting(&waiting_small_, buffers_->small);
+  SubmitWaiting(&waiting_large_, buffers_->large);
   if (when_freed_ != nullptr) ring_->AtTurnEnd(std::exchange(when_freed_, nullptr));
 }
 
-void DeviceRequests::SubmitWaiting(Queue* queue) {
-  while (queue->first != nullptr) {
-    Request* request = queue->first;
-    if (!TakeReadBuffer(request)) return;
-    queue->first = request->next;
-    if (queue->first == nullptr) queue->last = nullptr;
-    request->waiting = false;
-    Submit(request);
+// The oldest first; those of a device that has its share let the others pass.
+void DeviceRequests::SubmitWaiting(Queue* queue, const BufferStack& stack) {
+  Request* before = nullptr;
+  for (Request* request = queue->first; request != nullptr && stack.free() > 0;) {
+    Request* const next = request->next;
+    if (TakeReadBuffer(request)) {
+      TakeOut(queue, before, request);
+      request->waiting = false;
+      Submit(request);
+    } else {
+      before = request;
+    }
+    request = next;
   }
 }
 
@@ -296,6 +316,10 @@ void DeviceRequests::GiveUp(Request* request) {
 void DeviceRequests::TakeOut(Queue* queue, Request* request) {
   Request* before = nullptr;
   for (Request* at = queue->first; at != request; at = at->next) before = at;
+  TakeOut(queue, before, request);
+}
+
+void DeviceRequests::TakeOut(Queue* queue, Request* before, Request* request) {
   (before == nullptr ? queue->first : before->next) = request->next;
   if (queue->last == request) queue->last = before;
 }

@@ -38,7 +38,9 @@ namespace rnbd::client {
 // answered, whatever would change it, or promise that it is durable, fails at once, so that nothing
 // newer is overtaken. Time in which the device is not open does not count.
 //
-// A read waits here while no buffer of its size is free. A write never does: it arrives in one.
+// A read waits here while no buffer of its size is free, or while its device holds its fair share
+// (client/fair_share.h) of them: one that does not answer leaves buffers to the others, and to what
+// comes next from the kernel. A write never waits: it arrives in one.
 class DeviceRequests final : private Ring::Hook {
  public:
   // Where an unanswered request is, for people.
@@ -105,13 +107,14 @@ class DeviceRequests final : private Ring::Hook {
   bool TakeReadBuffer(Request* request);
   void Submit(Request* request);
   void Finish(Request* request, int error);
-  void SubmitWaiting(Queue* queue);
+  void SubmitWaiting(Queue* queue, const BufferStack& stack);
   // io_timeout.
   void WatchFrom(absl::Duration timeout);
   void LookForOverdue();
   void LookAt(Request* request);
   void GiveUp(Request* request);
   void TakeOut(Queue* queue, Request* request);
+  static void TakeOut(Queue* queue, Request* before, Request* request);
   void OnTurn() override;
 
   const size_t worker_;

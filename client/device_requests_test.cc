@@ -40,7 +40,9 @@ class DeviceRequestsTest : public ::testing::Test {
  protected:
   static constexpr size_t kCapacity = 4;
 
-  DeviceRequestsTest() : ring_(Ring::Create(Ring::Options()).value()), table_({ring_.get()}) {
+  DeviceRequestsTest() : DeviceRequestsTest(kCapacity, TinyMemory()) {}
+  DeviceRequestsTest(size_t capacity, RequestMemory::Options sizes)
+      : sizes_(sizes), ring_(Ring::Create(Ring::Options()).value()), table_({ring_.get()}) {
     int ends[2];
     EXPECT_EQ(0, socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends));
     ours_.reset(ends[0]);
@@ -49,12 +51,9 @@ class DeviceRequestsTest : public ::testing::Test {
     constexpr int kBytes = 4 << 20;
     EXPECT_EQ(0, setsockopt(ours_.get(), SOL_SOCKET, SO_SNDBUFFORCE, &kBytes, sizeof(kBytes)));
 
-    RequestMemory::Options sizes;
-    sizes.small_buffers = 3;
-    sizes.large_buffers = 2;
     memory_ = RequestMemory::Create(sizes).value();
     replies_ = std::make_unique<FuseReplies>(ours_.get());
-    requests_ = std::make_unique<DeviceRequests>(0, kCapacity, ring_.get(), memory_->pool(0),
+    requests_ = std::make_unique<DeviceRequests>(0, capacity, ring_.get(), memory_->pool(0),
                                                  &table_, replies_.get());
     UseDevice(FakeBlockDevice::Options());
   }
@@ -64,9 +63,16 @@ class DeviceRequestsTest : public ::testing::Test {
     Turn();
     Turn();
     // Every buffer is back, whatever the test did.
-    EXPECT_EQ(3U, memory_->pool(0)->small.free());
-    EXPECT_EQ(2U, memory_->pool(0)->large.free());
+    EXPECT_EQ(sizes_.small_buffers, memory_->pool(0)->small.free());
+    EXPECT_EQ(sizes_.large_buffers, memory_->pool(0)->large.free());
     EXPECT_EQ(0U, requests_->in_flight());
+  }
+
+  static RequestMemory::Options TinyMemory() {
+    RequestMemory::Options sizes;
+    sizes.small_buffers = 3;
+    sizes.large_buffers = 2;
+    return sizes;
   }
 
   void UseDevice(FakeBlockDevice::Options options) {
@@ -154,6 +160,7 @@ class DeviceRequestsTest : public ::testing::Test {
     return seen.empty() ? FakeBlockDevice::Seen{} : seen[0];
   }
 
+  const RequestMemory::Options sizes_;
   const std::unique_ptr<Ring> ring_;
   UniqueFd ours_;
   UniqueFd theirs_;
@@ -430,11 +437,17 @@ TEST_F(DeviceRequestsTest, ListsWhatIsUnanswered) {
 
 class DeviceRequestsTimeoutTest : public DeviceRequestsTest {
  protected:
-  DeviceRequestsTimeoutTest() {
+  DeviceRequestsTimeoutTest() : DeviceRequestsTest(kCapacity, Memory()) {
     FakeBlockDevice::Options options;
     options.io_timeout = absl::Milliseconds(200);
     UseDevice(options);
     device_->SetCompletion(FakeBlockDevice::Completion::kHeld);
+  }
+
+  static RequestMemory::Options Memory() {
+    RequestMemory::Options sizes = TinyMemory();
+    sizes.small_buffers = 8;
+    return sizes;
   }
 
   void TurnFor(absl::Duration time) {
@@ -523,7 +536,8 @@ TEST_F(DeviceRequestsTimeoutTest, TimeWithoutTheServerDoesNotCount) {
 TEST_F(DeviceRequestsTimeoutTest, AReadThatWaitsForABufferTimesOutWithThoseThatHaveThem) {
   EXPECT_TRUE(StartRead(0, 65536));
   EXPECT_TRUE(StartRead(0, 65536));
-  // Both large buffers are taken; as the reader would, but for a message that needs none.
+  // The device has one of two large buffers, its share; as the reader would, but for a message that
+  // needs none.
   FuseHead head = Head(FUSE_READ);
   head.read.size = 65536;
   FuseMessage message;
@@ -535,12 +549,12 @@ TEST_F(DeviceRequestsTimeoutTest, AReadThatWaitsForABufferTimesOutWithThoseThatH
     ASSERT_TRUE(answer.has_value());
     EXPECT_EQ(ETIMEDOUT, answer->error);
   }
-  EXPECT_EQ(2U, requests_->in_flight());
-  EXPECT_EQ(2U, device_->held());
+  EXPECT_EQ(1U, requests_->in_flight());
+  EXPECT_EQ(1U, device_->held());
   device_->Finish();
   Turn();
   Turn();
-  EXPECT_EQ(2U, device_->TakeSeen().size()) << "the third was never submitted";
+  EXPECT_EQ(1U, device_->TakeSeen().size()) << "the others were never submitted";
 }
 
 TEST_F(DeviceRequestsTimeoutTest, AnotherDeviceGoesOn) {
@@ -553,6 +567,101 @@ TEST_F(DeviceRequestsTimeoutTest, AnotherDeviceGoesOn) {
   EXPECT_EQ(512U, ExpectWritten());
   wedged->Finish();
   Turn();
+}
+
+// ---- Devices that do not answer, and others ----------------------------------------------------
+
+class DeviceRequestsShareTest : public DeviceRequestsTest {
+ protected:
+  static constexpr size_t kBuffers = 32;
+
+  DeviceRequestsShareTest() : DeviceRequestsTest(256, Memory()) {
+    device_->SetCompletion(FakeBlockDevice::Completion::kHeld);
+    wedged_ = std::move(device_);
+    wedged_inode_ = inode_;
+    UseDevice(FakeBlockDevice::Options());
+    other_inode_ = inode_;
+  }
+  ~DeviceRequestsShareTest() override {
+    // The last large ones have no buffer before the first are done.
+    for (int i = 0; i < 100 && requests_->in_flight() > 0; ++i) {
+      wedged_->Finish();
+      device_->Finish();
+      Turn();
+    }
+  }
+
+  static RequestMemory::Options Memory() {
+    RequestMemory::Options sizes;
+    sizes.small_buffers = kBuffers;
+    sizes.large_buffers = kBuffers;
+    return sizes;
+  }
+
+  bool ReadWedged(uint32_t size) {
+    inode_ = wedged_inode_;
+    const bool possible = StartRead(0, size);
+    inode_ = other_inode_;
+    return possible;
+  }
+
+  std::unique_ptr<FakeBlockDevice> wedged_;
+  uint64_t wedged_inode_ = 0;
+  uint64_t other_inode_ = 0;
+};
+
+TEST_F(DeviceRequestsShareTest, LeavesBuffersOfEachSizeToOthers) {
+  for (int i = 0; i < 64; ++i) {
+    ASSERT_TRUE(ReadWedged(65536)) << i;
+    ASSERT_TRUE(ReadWedged(4096)) << i;
+  }
+  // Four fifths of what is not with the reader.
+  EXPECT_EQ(2 * ((kBuffers - 1) * 4 / 5), wedged_->held());
+  for (uint32_t size : {4096U, 65536U, 1U << 20}) {
+    EXPECT_TRUE(StartRead(0, size));
+    EXPECT_EQ(size, Expect().data.size());
+    EXPECT_TRUE(StartWrite(0, Pattern(size)));
+    EXPECT_EQ(size, ExpectWritten());
+  }
+}
+
+TEST_F(DeviceRequestsShareTest, WaitingReadsOfOthersPassThoseOfADeviceThatHangs) {
+  for (int i = 0; i < 64; ++i) ASSERT_TRUE(ReadWedged(65536));
+  device_->SetCompletion(FakeBlockDevice::Completion::kHeld);
+  // More than there are buffers, so that some wait behind those of the other device.
+  constexpr int kReads = 12;
+  for (int i = 0; i < kReads; ++i) ASSERT_TRUE(StartRead(0, 65536));
+  EXPECT_LT(device_->held(), size_t{kReads});
+  for (int i = 0; i < kReads; ++i) {
+    device_->Finish();
+    Turn();
+  }
+  int answered = 0;
+  while (Next().has_value()) ++answered;
+  EXPECT_EQ(kReads, answered);
+}
+
+TEST_F(DeviceRequestsShareTest, WhatWaitedGoesOnWhenTheDeviceAnswersAgain) {
+  constexpr int kReads = 100;
+  for (int i = 0; i < kReads; ++i) ASSERT_TRUE(ReadWedged(65536));
+  wedged_->SetCompletion(FakeBlockDevice::Completion::kInNextTurn);
+  wedged_->Finish();
+  int answered = 0;
+  for (int i = 0; i < 1000 && answered < kReads; ++i) {
+    Turn();
+    while (Next().has_value()) ++answered;
+  }
+  EXPECT_EQ(kReads, answered);
+}
+
+TEST_F(DeviceRequestsShareTest, WritesCountAsWell) {
+  inode_ = wedged_inode_;
+  for (int i = 0; i < 24; ++i) ASSERT_TRUE(StartWrite(0, Pattern(65536)));
+  inode_ = other_inode_;
+  for (int i = 0; i < 8; ++i) ASSERT_TRUE(ReadWedged(65536));
+  EXPECT_EQ(24U, wedged_->held());
+  EXPECT_TRUE(StartRead(0, 65536));
+  EXPECT_EQ(65536U, Expect().data.size());
 }
 
 // ---- Load ---------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 #ifndef RNBD_CLIENT_DEVICE_SHARE_H_
 #define RNBD_CLIENT_DEVICE_SHARE_H_
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -9,28 +8,22 @@
 
 #include "client/block_device.h"
 #include "client/block_transfer.h"
+#include "client/fair_share.h"
 
 namespace rnbd::client {
 
 // Keeps a device that does not answer from taking all permits of a session that has other devices
-// too. What it may have in flight on a worker is a multiple of the permits that are free: alone it
-// gets most of them, and however many devices hang, some are left.
+// too: what it may have in flight on a worker is its fair share of them (client/fair_share.h).
 //
 // Requests beyond that wait here in order, in their scratch memory. Each call on the thread of
 // `worker`; no lock, no allocation.
 class DeviceShare {
  public:
-  // A single busy device gets kPortion / (kPortion + 1) of the permits on each worker.
-  static constexpr uint32_t kPortion = 4;
-
   explicit DeviceShare(size_t workers) : lanes_(workers) {}
 
   // Whether a transfer that needs up to `permits` may start. One always may.
   bool MayStart(size_t worker, uint32_t permits, uint32_t free_permits) const {
-    const Lane& lane = lanes_[worker];
-    if (lane.in_flight == 0) return true;
-    return permits < free_permits &&
-           lane.in_flight + permits <= kPortion * (free_permits - permits);
+    return IsWithinFairShare(lanes_[worker].in_flight, permits, free_permits);
   }
   bool anyone_waits(size_t worker) const { return lanes_[worker].first != nullptr; }
 

@@ -29,12 +29,20 @@ class DeviceFile {
   void OnOverdueChangeAnswered() { overdue_changes_.fetch_sub(1); }
   bool has_overdue_changes() const { return overdue_changes_.load(std::memory_order_relaxed) > 0; }
 
+  // Of the pool of one worker, held by requests to the device; touched by its thread only.
+  struct Buffers {
+    uint32_t small = 0;
+    uint32_t large = 0;
+  };
+  Buffers* buffers(size_t worker) { return &shares_[worker].buffers; }
+
  private:
   friend class DeviceTable;
   // Of one worker, and touched by its thread only.
   struct alignas(64) Share {
     uint32_t in_flight = 0;
     bool removed = false;
+    Buffers buffers;
   };
 
   DeviceFile(BlockDevice* device, uint64_t inode, size_t workers)
