@@ -56,7 +56,7 @@ class DeviceRequests final : private Ring::Hook {
   // At most `capacity` requests at a time, of worker `worker`. All pointers outlive the object.
   DeviceRequests(size_t worker, size_t capacity, Ring* ring, BufferPool* buffers,
                  DeviceTable* devices, FuseReplies* replies);
-  // Nothing is in flight.
+  // Nothing is in flight; on another thread than the worker's only after StopWatching().
   ~DeviceRequests();
 
   // All of the following on the worker's thread, except in_flight().
@@ -85,6 +85,9 @@ class DeviceRequests final : private Ring::Hook {
 
   // Any thread: requests taken and not yet answered.
   size_t in_flight() const { return in_flight_.load(std::memory_order_relaxed); }
+
+  // Looks for nothing more that is overdue, once nothing is in flight.
+  void StopWatching() { overdue_timer_.Cancel(); }
 
   void ForEachUnanswered(const std::function<void(const Unanswered&)>& visit) const;
 

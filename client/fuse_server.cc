@@ -52,6 +52,7 @@ class FuseServer::Worker final : public FuseHandler {
   Ring* ring() { return ring_; }
   FuseReader* reader() { return &reader_; }
   const DeviceRequests& requests() const { return requests_; }
+  void StopWatching() { requests_.StopWatching(); }
 
   bool HasRoom() override { return requests_.HasRoom(); }
 
@@ -171,7 +172,7 @@ absl::Status FuseServer::Drain(absl::Duration bound) {
   // other before they stopped. The second task of a worker runs in a later turn than the first.
   for (const auto& worker : workers_) {
     PostAndWait(worker->ring(), [] {});
-    PostAndWait(worker->ring(), [] {});
+    PostAndWait(worker->ring(), [&worker] { worker->StopWatching(); });
   }
   return absl::OkStatus();
 }

@@ -96,6 +96,7 @@ class FuseServerTest : public ::testing::TestWithParam<size_t> {
   std::unique_ptr<RequestMemory> memory_;
   std::vector<std::unique_ptr<RingThread>> threads_;
   std::unique_ptr<FakeBlockDevice> device_;
+  std::unique_ptr<FakeBlockDevice> second_device_;
   absl::Notification ended_;
   absl::Status end_ = absl::UnknownError("not ended");
   std::unique_ptr<FuseServer> server_;
@@ -338,6 +339,20 @@ TEST_P(FuseServerTest, StopSaysWhatIsStuck) {
   device_->Finish(EIO);
   EXPECT_TRUE(server_->Drain(absl::Seconds(10)).ok());
   EXPECT_EQ(EIO, kernel_.Wait(unique)->error);
+}
+
+// The workers look for what is overdue when nothing is asked any more, and when they are stopped.
+TEST_P(FuseServerTest, StopsWhileItWatchesADeviceWithATimeout) {
+  std::vector<Ring*> rings;
+  for (const auto& thread : threads_) rings.push_back(thread->ring());
+  FakeBlockDevice::Options options;
+  options.name = "disk1";
+  options.io_timeout = absl::Seconds(100);
+  second_device_ = std::make_unique<FakeBlockDevice>(options, rings);
+  ASSERT_TRUE(server_->filesystem()->AddDevice(second_device_.get()).ok());
+  const uint64_t inode = Lookup(FUSE_ROOT_ID, "disk1");
+  EXPECT_EQ(4096U, kernel_.Read(inode, 0, 4096).data.size());
+  EXPECT_TRUE(server_->Stop(absl::Seconds(10)).ok());
 }
 
 TEST_P(FuseServerTest, AfterStopNothingIsRead) {
