@@ -60,7 +60,7 @@ dirty_mib() {
 }
 status_kib() { sed -n "s/^$2:[^0-9]*\([0-9]*\) kB/\1/p" "$1"; }
 
-make_images 1G disk.img
+make_images 448M disk.img
 serve_images
 start_in_group() {
   enter_group
@@ -141,15 +141,17 @@ await_writer() {
 }
 
 case_start "memory full of dirty pages"
-for file in one two three; do
+for file in one two; do
   write_much "$file" &
   await_writer $!
 done
 case_end
 
-# Nobody else is killed for it either: the writer does not fail.
+# Nobody else is killed for it either: the writer does not fail. What is there already makes room: a guest's disk is in
+# its memory.
 case_start "the serving process is killed while memory is full"
-for file in four five six seven; do
+for file in three four five six; do
+  rm -f "$TEST_DIR/disk/last"
   await_standby client
   standby=$(standby_process client)
   write_much "$file" &
@@ -159,6 +161,7 @@ for file in four five six seven; do
   kill_serving client
   [[ $(serving_process client) == "$standby" ]] || fail "another process serves than the one that stood by"
   await_writer "$writer"
+  mv "$TEST_DIR/disk/$file" "$TEST_DIR/disk/last"
 done
 case_end
 
@@ -167,7 +170,7 @@ umount "$TEST_DIR/disk"
 e2fsck -n -f "$loop" >"$TEST_DIR/fsck.log" 2>&1 || fail "fsck: $(cat "$TEST_DIR/fsck.log")"
 mount -o ro "$loop" "$TEST_DIR/disk"
 # Of the last MiB, which was written when most was dirty; an emulated processor is slow.
-for file in one two three four five six seven; do
+for file in one two last; do
   [[ $(stat -c %s "$TEST_DIR/disk/$file") == $((WRITTEN_MIB << 20)) ]] || fail "$file is not whole"
   cmp <(tail -c 1M "$TEST_DIR/pattern") <(tail -c 1M "$TEST_DIR/disk/$file") || fail "$file differs"
 done
