@@ -117,7 +117,10 @@ ClientSession::~ClientSession() = default;
 // One path begins, and makes the session known to the server. The others follow when it is
 // connected, so that a path to a server that does not know the session is refused; one by one they
 // begin as well while none succeeds.
-void ClientSession::Start() { ConnectIdlePath(); }
+void ClientSession::Start() {
+  Advance(ClientSessionEvent::kStart);
+  ConnectIdlePath();
+}
 
 void ClientSession::ConnectIdlePath() {
   for (const Path& each : paths_) {
@@ -128,7 +131,7 @@ void ClientSession::ConnectIdlePath() {
 }
 
 absl::Status ClientSession::AddPath(const PathAddress& address) {
-  assert(!closing_);
+  assert(!closing());
   for (const Path& each : paths_) {
     if (each.path->address() == address && !each.removed) {
       return ErrnoToStatus(
@@ -151,7 +154,7 @@ void ClientSession::AddPath(const PathAddress& address,
   paths_.back().attempts_left = kFurtherAttempts;
   paths_.back().when_attempted = [this, address,
                                   done = std::move(done)](const absl::Status& status) {
-    if (!status.ok() && !closing_) static_cast<void>(RemovePath(address));
+    if (!status.ok() && !closing()) static_cast<void>(RemovePath(address));
     done(status);
   };
 }
@@ -198,7 +201,7 @@ void ClientSession::Tell(std::function<void(const absl::Status&)>* waiter,
 void ClientSession::DisconnectPath(const PathAddress& address,
                                    std::function<void(const absl::Status&)> done) {
   Path* const entry = EntryOf(address);
-  if (entry == nullptr || closing_) return Tell(&done, NoPath(address));
+  if (entry == nullptr || closing()) return Tell(&done, NoPath(address));
   Tell(&entry->when_stopped, ErrnoToStatus(EALREADY, "another one disconnects the path"));
   entry->when_stopped = std::move(done);
   entry->path->Stop();
@@ -211,7 +214,7 @@ void ClientSession::DisconnectPath(const PathAddress& address,
 void ClientSession::ReconnectPath(const PathAddress& address,
                                   std::function<void(const absl::Status&)> done) {
   Path* const entry = EntryOf(address);
-  if (entry == nullptr || closing_) return Tell(&done, NoPath(address));
+  if (entry == nullptr || closing()) return Tell(&done, NoPath(address));
   const absl::Status begun = entry->path->Reconnect();
   if (!begun.ok()) return Tell(&done, begun);
   Tell(&entry->when_attempted, ErrnoToStatus(EALREADY, "another one connects the path"));
@@ -225,7 +228,7 @@ void ClientSession::set_max_reconnect_attempts(int count) {
 }
 
 absl::Status ClientSession::RemovePath(const PathAddress& address) {
-  assert(!closing_);
+  assert(!closing());
   size_t others = 0;
   Path* found = nullptr;
   for (Path& each : paths_) {
@@ -248,7 +251,7 @@ absl::Status ClientSession::RemovePath(const PathAddress& address) {
   Tell(&found->when_stopped, absl::OkStatus());
   spdlog::info("session {}: path {} is taken away", name(), address.ToString());
   found->path->Close([this] {
-    if (closing_) return;
+    if (closing()) return;
     ForgetRemovedPaths();
     ConnectIdlePath();
   });
@@ -269,7 +272,7 @@ void ClientSession::ForgetRemovedPaths() {
 
 // A lost path is fenced over another one that is connected to the same server.
 void ClientSession::SendFences() {
-  if (closing_) return;
+  if (closing()) return;
   for (const Path& each : paths_) {
     const bool down = each.path->state() != ClientPath::State::kConnected &&
                       each.path->state() != ClientPath::State::kDisconnecting;
@@ -282,14 +285,15 @@ void ClientSession::OnRequestsLost() { unfenced_paths_.fetch_add(1, std::memory_
 
 void ClientSession::OnFenced() {
   const bool last = unfenced_paths_.fetch_sub(1, std::memory_order_acq_rel) == 1;
-  if (closing_) return;
+  if (closing()) return;
   if (last) handler_->OnResendable();
   // The path calls us; it may go when it has returned.
   control_->Post([this] { ForgetRemovedPaths(); });
 }
 
 absl::StatusOr<ClientTables*> ClientSession::OnGeometry(const SessionGeometry& geometry) {
-  if (tables_ != nullptr && (was_up_ || AttemptsUnderWay() > 1)) {
+  const bool connecting = state_ == ClientSessionState::kConnecting;
+  if (tables_ != nullptr && (!connecting || AttemptsUnderWay() > 1)) {
     const SessionGeometry& known = tables_->geometry;
     // Requests were cut to what is known, and permits count the chunks that are known.
     if (geometry.queue_depth != known.queue_depth || geometry.max_io_size < known.max_io_size ||
@@ -345,11 +349,10 @@ bool ClientSession::server_has_recovery() const {
 
 void ClientSession::OnPathUp(ClientPath* path) {
   spdlog::info("session {}: path {} connected", name(), path->address().ToString());
-  if (!std::exchange(was_up_, true)) {
-    published_tables_.store(tables_.get(), std::memory_order_release);
-  }
+  published_tables_.store(tables_.get(), std::memory_order_release);
   Tell(&Entry(path)->when_attempted, absl::OkStatus());
   const bool first = connected_paths_.fetch_add(1, std::memory_order_acq_rel) == 0;
+  if (first) Advance(ClientSessionEvent::kFirstPathUp);
   for (const Path& other : paths_) {
     if (other.path->state() == ClientPath::State::kIdle) other.path->Connect();
   }
@@ -380,23 +383,26 @@ void ClientSession::OnPathDown(ClientPath* path, bool was_connected, const absl:
   if (stopped || (!was_connected && over)) Tell(&entry->when_attempted, why);
   if (stopped) Tell(&entry->when_stopped, absl::OkStatus());
   if (was_connected) {
-    if (!closing_) {
+    if (!closing()) {
       spdlog::warn("session {}: path {} lost: {}; {}", name(), path->address().ToString(),
                    why.message(), WhenNext(retry_in));
     }
-    if (connected_paths_.fetch_sub(1, std::memory_order_acq_rel) == 1) handler_->OnSessionDown(why);
+    if (connected_paths_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      Advance(ClientSessionEvent::kLastPathDown);
+      handler_->OnSessionDown(why);
+    }
     SendFences();
-    if (!closing_) handler_->OnPathsChanged();
+    if (!closing()) handler_->OnPathsChanged();
     return;
   }
-  if (closing_) return;
+  if (closing()) return;
   if (!HasConnectedPath()) ConnectIdlePath();
   SendFences();
   handler_->OnConnectFailed(path->address(), why, retry_in);
 }
 
 void ClientSession::Close(std::function<void()> done) {
-  closing_ = true;
+  Advance(ClientSessionEvent::kClose);
   closed_ = std::move(done);
   for (Path& each : paths_) {
     Tell(&each.when_attempted, ErrnoToStatus(ESHUTDOWN, "the session is closed"));

@@ -17,6 +17,7 @@
 #include "rtrs/address.h"
 #include "rtrs/client_path.h"
 #include "rtrs/client_request.h"
+#include "rtrs/client_session_state.h"
 #include "rtrs/fabric.h"
 #include "rtrs/path_policy.h"
 #include "rtrs/permits.h"
@@ -93,6 +94,9 @@ class ClientSession final : private ClientPathOwner {
   // Control thread: takes a path away; requests in flight on it fail with ECONNABORTED. ENOENT if
   // the session has no such path, EBUSY if it has no other.
   absl::Status RemovePath(const PathAddress& address);
+
+  // Control thread.
+  ClientSessionState state() const { return state_; }
 
   // Control thread. Those that were not taken away; the one of this address, or nullptr. Pointers
   // are good until the turn ends.
@@ -183,6 +187,8 @@ class ClientSession final : private ClientPathOwner {
   void OnPermitFree(size_t lane, uint32_t permit) override;
   void OnConnectionLost(ClientConnection* connection) override;
 
+  bool closing() const { return state_ == ClientSessionState::kClosing; }
+  void Advance(ClientSessionEvent event) { state_ = NextClientSessionState(state_, event); }
   size_t AttemptsUnderWay() const;
   Path* Entry(const ClientPath* path);
   Path* EntryOf(const PathAddress& address);
@@ -220,11 +226,11 @@ class ClientSession final : private ClientPathOwner {
   std::atomic<PathPolicy> policy_;
   int max_reconnect_attempts_ = -1;
   size_t paths_to_close_ = 0;
-  bool closing_ = false;
   std::function<void()> closed_;
 
+  ClientSessionState state_ = ClientSessionState::kIdle;
+
   // Made when a server has accepted; for good once the session was up.
-  bool was_up_ = false;
   UniqueMapping headers_;
   std::unique_ptr<ClientTables> tables_;
   std::unique_ptr<Permits> permits_;

@@ -35,6 +35,12 @@ class SessionTest : public SessionFixture {
     ASSERT_TRUE(client_->WaitUp(1)) << client_->last();
   }
 
+  ClientSessionState State() {
+    ClientSessionState state = ClientSessionState::kIdle;
+    client_->threads().control()->RunAndWait([&] { state = client_->session()->state(); });
+    return state;
+  }
+
   std::unique_ptr<TestServer> server_;
   std::unique_ptr<TestClient> client_;
   PathAddress path_;
@@ -279,8 +285,10 @@ TEST_P(SessionTest, WaitsForAServerThatIsNotThereYet) {
   server_->Stop();
   client_ =
       std::make_unique<TestClient>(fabric(), "blya", std::vector<PathAddress>{server_->path()});
+  EXPECT_EQ(State(), ClientSessionState::kIdle);
   client_->Start();
   ASSERT_TRUE(client_->WaitFailed(2));
+  EXPECT_EQ(State(), ClientSessionState::kConnecting);
   EXPECT_THAT(StatusToErrno(client_->last()), ::testing::AnyOf(ENOENT, ECONNREFUSED));
   EXPECT_EQ(client_->Read(0, 1, 512), ECONNABORTED);
   EXPECT_EQ(client_->session()->geometry().queue_depth, 0U);
@@ -293,9 +301,11 @@ TEST_P(SessionTest, ComesBackWhenTheServerDoes) {
   ASSERT_NO_FATAL_FAILURE(Start());
   for (int round = 1; round <= 3; ++round) {
     ASSERT_TRUE(client_->WaitUp(round));
+    EXPECT_EQ(State(), ClientSessionState::kUp);
     EXPECT_EQ(client_->Read(0, 7, 4096), 0);
     server_->Stop();
     ASSERT_TRUE(client_->WaitDown(round));
+    EXPECT_EQ(State(), ClientSessionState::kDown);
     EXPECT_TRUE(IsPeersReason(client_->last_down(), ESHUTDOWN, "the test stops the server"));
     EXPECT_EQ(client_->Read(0, 7, 4096), ECONNABORTED);
     server_->Start();
