@@ -151,6 +151,31 @@ TEST_F(HeldIoTest, RequestsOfEveryKindWaitForTheServer) {
   EXPECT_TRUE(DiskIs(8192 + 3, 4096, 'w'));
 }
 
+// Counted in attempts to connect, of which an hour has 720 to 1,440 with the configuration's
+// defaults: what grows from one to the next would have grown, and what runs over have run over.
+TEST_F(HeldIoTest, AnHourWithoutTheServerIsOnlyAWait) {
+  constexpr uint64_t kAttempts = 1440;
+  config_.settings.reconnect_min = absl::Milliseconds(1);
+  config_.settings.reconnect_max = absl::Milliseconds(1);
+  Start();
+  StopServer();
+  TestBlockRequest writes[8];
+  for (size_t i = 0; i < 8; ++i) SubmitWrite(&writes[i], 4096 * i, Filled(4096, 'h', 4096 * i));
+  const auto attempts = [this] {
+    uint64_t count = 0;
+    client_->OnControl([&count](MappedSession* session) {
+      count = session->session()->Paths().front()->failed_reconnects();
+    });
+    return count;
+  };
+  ASSERT_TRUE(Eventually([&] { return attempts() >= kAttempts; }, 4 * kPatience));
+  EXPECT_EQ(device_->held(), 8u);
+  for (const TestBlockRequest& write : writes) EXPECT_FALSE(write.done());
+  server_->Start();
+  for (TestBlockRequest& write : writes) EXPECT_EQ(write.Wait(), 0);
+  EXPECT_TRUE(DiskIs(0, 8 * 4096, 'h'));
+}
+
 TEST_F(HeldIoTest, WhatWasInFlightIsDoneAgainWhenTheServerIsBack) {
   Start();
   disk_.faults().Add(HangWrites());
