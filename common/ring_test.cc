@@ -1,95 +1,39 @@
 #include "common/ring.h"
 
-#include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cerrno>
-#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/synchronization/barrier.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/status.h"
-#include "common/unique_fd.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "testing/ring_harness.h"
 
 namespace rnbd {
 namespace {
 
+using testing::CreateRing;
 using ::testing::ElementsAre;
+using testing::FunctionHook;
 using ::testing::IsEmpty;
-
-constexpr absl::Duration kShort = absl::Milliseconds(20);
-constexpr absl::Duration kLong = absl::Seconds(20);
-
-class Recorder final : public Ring::Operation {
- public:
-  void OnComplete(int32_t result, uint32_t flags) override {
-    results.push_back(result);
-    last_flags = flags;
-    if (then) then();
-  }
-
-  std::vector<int32_t> results;
-  uint32_t last_flags = 0;
-  std::function<void()> then;
-};
-
-class FunctionHook final : public Ring::Hook {
- public:
-  explicit FunctionHook(std::function<void()> function) : function_(std::move(function)) {}
-  void OnTurn() override { function_(); }
-
- private:
-  const std::function<void()> function_;
-};
-
-std::unique_ptr<Ring> CreateRing(const Ring::Options& options = {}) {
-  absl::StatusOr<std::unique_ptr<Ring>> ring = Ring::Create(options);
-  EXPECT_TRUE(ring.ok()) << ring.status();
-  return *std::move(ring);
-}
-
-struct Pipe {
-  Pipe() {
-    int ends[2];
-    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
-    read_end.reset(ends[0]);
-    write_end.reset(ends[1]);
-  }
-  void Write(const std::string& text) {
-    EXPECT_EQ(write(write_end.get(), text.data(), text.size()), static_cast<ssize_t>(text.size()));
-  }
-  UniqueFd read_end;
-  UniqueFd write_end;
-};
-
-// Turns until `done` or a generous limit.
-void TurnUntil(Ring* ring, const std::function<bool()>& done) {
-  absl::Time deadline = absl::Now() + kLong;
-  while (!done() && absl::Now() < deadline) ring->Turn(kShort);
-  ASSERT_TRUE(done());
-}
-
-void StartNop(Ring* ring, Ring::Operation* operation) {
-  ring->Start(operation, [](io_uring_sqe* entry) { io_uring_prep_nop(entry); });
-}
+using testing::kLong;
+using testing::kShort;
+using testing::Pipe;
+using testing::Recorder;
+using testing::StartNop;
+using testing::TurnUntil;
 
 // Runs as somebody whose locked memory is limited, which root's is not.
 int UseRingsWithLittleMemlock() {
@@ -542,196 +486,6 @@ TEST_F(RingTest, DrainGivesUpAtItsLimit) {
   EXPECT_FALSE(ring_->Drain(kShort));
   operation.then = nullptr;
   EXPECT_TRUE(ring_->Drain(kLong));
-}
-
-TEST(RingBuffersTest, FixedReadsAndWritesUseTheSlot) {
-  std::unique_ptr<Ring> ring = CreateRing({.buffers = 2});
-  alignas(4096) static std::array<uint8_t, 8192> memory;
-  absl::StatusOr<int> slot = ring->RegisterBuffer(memory.data(), memory.size());
-  ASSERT_TRUE(slot.ok()) << slot.status();
-
-  UniqueFd file(memfd_create("ring_test", MFD_CLOEXEC));
-  memory.fill('w');
-  Recorder writing, reading, outside;
-  ring->Start(&writing, [&](io_uring_sqe* entry) {
-    io_uring_prep_write_fixed(entry, file.get(), memory.data(), 4096, 0, *slot);
-  });
-  TurnUntil(ring.get(), [&] { return !writing.results.empty(); });
-  EXPECT_THAT(writing.results, ElementsAre(4096));
-
-  memory.fill(0);
-  ring->Start(&reading, [&](io_uring_sqe* entry) {
-    io_uring_prep_read_fixed(entry, file.get(), memory.data() + 4096, 4096, 0, *slot);
-  });
-  ring->Start(&outside, [&](io_uring_sqe* entry) {
-    io_uring_prep_read_fixed(entry, file.get(), memory.data() + 4096, 8192, 0, *slot);
-  });
-  TurnUntil(ring.get(), [&] { return !reading.results.empty() && !outside.results.empty(); });
-  EXPECT_THAT(reading.results, ElementsAre(4096));
-  EXPECT_THAT(outside.results, ElementsAre(-EFAULT));
-  EXPECT_EQ(memory[4095], 0);
-  EXPECT_EQ(memory[4096], 'w');
-  EXPECT_EQ(memory[8191], 'w');
-  EXPECT_TRUE(ring->Drain(kLong));
-}
-
-TEST(RingBuffersTest, SlotsRunOutAndComeBack) {
-  std::unique_ptr<Ring> ring = CreateRing({.buffers = 2});
-  alignas(4096) static std::array<uint8_t, 4096> memory;
-  absl::StatusOr<int> first = ring->RegisterBuffer(memory.data(), memory.size());
-  absl::StatusOr<int> second = ring->RegisterBuffer(memory.data(), memory.size());
-  ASSERT_TRUE(first.ok() && second.ok());
-  EXPECT_NE(*first, *second);
-  EXPECT_EQ(StatusToErrno(ring->RegisterBuffer(memory.data(), memory.size()).status()), ENOSPC);
-
-  ring->UnregisterBuffer(*first);
-  absl::StatusOr<int> third = ring->RegisterBuffer(memory.data(), memory.size());
-  ASSERT_TRUE(third.ok()) << third.status();
-  EXPECT_EQ(*third, *first);
-}
-
-TEST(RingBuffersTest, AFreeSlotNamesNoMemory) {
-  std::unique_ptr<Ring> ring = CreateRing({.buffers = 1});
-  alignas(4096) static std::array<uint8_t, 4096> memory;
-  absl::StatusOr<int> slot = ring->RegisterBuffer(memory.data(), memory.size());
-  ASSERT_TRUE(slot.ok());
-  ring->UnregisterBuffer(*slot);
-  UniqueFd file(memfd_create("ring_test", MFD_CLOEXEC));
-  Recorder writing;
-  ring->Start(&writing, [&](io_uring_sqe* entry) {
-    io_uring_prep_write_fixed(entry, file.get(), memory.data(), 4096, 0, *slot);
-  });
-  TurnUntil(ring.get(), [&] { return !writing.results.empty(); });
-  EXPECT_THAT(writing.results, ElementsAre(-EFAULT));
-  EXPECT_TRUE(ring->Drain(kLong));
-}
-
-TEST(RingBuffersTest, MemoryThatIsNotMappedIsRefusedAndTakesNoSlot) {
-  std::unique_ptr<Ring> ring = CreateRing({.buffers = 1});
-  EXPECT_EQ(StatusToErrno(ring->RegisterBuffer(reinterpret_cast<void*>(4096), 4096).status()),
-            EFAULT);
-  alignas(4096) static std::array<uint8_t, 4096> memory;
-  EXPECT_TRUE(ring->RegisterBuffer(memory.data(), memory.size()).ok());
-}
-
-std::unique_ptr<RingThread> StartThread(const Ring::Options& options = {}) {
-  absl::StatusOr<std::unique_ptr<RingThread>> thread = RingThread::Start("ring-test", options);
-  EXPECT_TRUE(thread.ok()) << thread.status();
-  return *std::move(thread);
-}
-
-TEST(RingThreadTest, OwnsItsRingFromTheStart) {
-  std::unique_ptr<RingThread> thread = StartThread();
-  EXPECT_FALSE(thread->ring()->OnOwnThread());
-  bool on_own_thread = false;
-  char name[16] = {};
-  thread->RunAndWait([&] {
-    on_own_thread = thread->ring()->OnOwnThread();
-    pthread_getname_np(pthread_self(), name, sizeof(name));
-  });
-  EXPECT_TRUE(on_own_thread);
-  EXPECT_STREQ(name, "ring-test");
-}
-
-TEST(RingThreadTest, BuffersMayBeRegisteredOnTheRunningThread) {
-  std::unique_ptr<RingThread> thread = StartThread({.buffers = 1});
-  alignas(4096) static std::array<uint8_t, 4096> memory;
-  absl::Status status;
-  thread->RunAndWait(
-      [&] { status = thread->ring()->RegisterBuffer(memory.data(), memory.size()).status(); });
-  EXPECT_TRUE(status.ok()) << status;
-}
-
-TEST(RingThreadTest, TasksOfEachCallerRunInTheirOrder) {
-  constexpr int kCallers = 8;
-  constexpr int kTasks = 2000;
-  std::unique_ptr<RingThread> thread = StartThread();
-  std::array<std::vector<int>, kCallers> seen;  // touched on the ring's thread only
-  std::vector<std::thread> callers;
-  for (int caller = 0; caller < kCallers; ++caller) {
-    callers.emplace_back([&, caller] {
-      for (int i = 0; i < kTasks; ++i) {
-        thread->ring()->Post([&seen, caller, i] { seen[caller].push_back(i); });
-      }
-    });
-  }
-  for (std::thread& caller : callers) caller.join();
-  thread->RunAndWait([] {});
-  for (const std::vector<int>& tasks : seen) {
-    ASSERT_EQ(tasks.size(), static_cast<size_t>(kTasks));
-    EXPECT_TRUE(std::is_sorted(tasks.begin(), tasks.end()));
-  }
-}
-
-// Each task is posted only after the last has run, so that every one must wake a sleeping ring.
-TEST(RingThreadTest, NoWakeUpIsLost) {
-  std::unique_ptr<RingThread> thread = StartThread();
-  for (int i = 0; i < 5000; ++i) {
-    absl::Notification ran;
-    thread->ring()->Post([&] { ran.Notify(); });
-    ASSERT_TRUE(ran.WaitForNotificationWithTimeout(kLong)) << "task " << i;
-  }
-}
-
-TEST(RingThreadTest, TwoRingsPostToEachOther) {
-  std::unique_ptr<RingThread> left = StartThread();
-  std::unique_ptr<RingThread> right = StartThread();
-  absl::Notification done;
-  int hits = 0;  // handed to and fro with the ball
-  std::function<void(Ring*, Ring*)> hit = [&](Ring* here, Ring* there) {
-    if (++hits == 2000) return done.Notify();
-    there->Post([&hit, here, there] { hit(there, here); });
-  };
-  left->ring()->Post([&] { hit(left->ring(), right->ring()); });
-  ASSERT_TRUE(done.WaitForNotificationWithTimeout(kLong));
-}
-
-TEST(RingThreadTest, StopsUnderLoad) {
-  for (int round = 0; round < 20; ++round) {
-    std::array<Recorder, 64> operations;
-    Pipe pipe;
-    char text[8];
-    Recorder waiting;
-    FunctionHook* self = nullptr;
-    std::unique_ptr<RingThread> thread = StartThread({.entries = 8, .completions = 16});
-    Ring* ring = thread->ring();
-    bool stopping = false;
-    FunctionHook busy([&] {
-      if (!stopping) ring->InNextTurn(self);
-    });
-    self = &busy;
-    thread->RunAndWait([&] {
-      for (Recorder& operation : operations) {
-        operation.then = [&] {
-          operation.results.clear();
-          if (!stopping) StartNop(ring, &operation);
-        };
-        StartNop(ring, &operation);
-      }
-      ring->Start(&waiting, [&](io_uring_sqe* entry) {
-        io_uring_prep_read(entry, pipe.read_end.get(), text, sizeof(text), 0);
-      });
-      ring->InNextTurn(self);
-    });
-    absl::SleepFor(absl::Milliseconds(1));
-    ring->Post([&] { stopping = true; });
-    thread.reset();
-    EXPECT_THAT(waiting.results, ElementsAre(-ECANCELED)) << "round " << round;
-  }
-}
-
-TEST(RingThreadTest, ManyThreadsStopOneRing) {
-  std::unique_ptr<RingThread> thread = StartThread();
-  absl::Barrier* barrier = new absl::Barrier(4);
-  std::vector<std::thread> callers;
-  for (int i = 0; i < 4; ++i) {
-    callers.emplace_back([&, barrier] {
-      if (barrier->Block()) delete barrier;
-      thread->ring()->Stop();
-    });
-  }
-  for (std::thread& caller : callers) caller.join();
-  thread.reset();
 }
 
 TEST(RingCreateTest, FailsWithTheKernelsErrno) {
