@@ -8,7 +8,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "client/device_table.h"
+#include "client/gathered_status.h"
+#include "client/loop_helper.h"
 #include "client/memory_pressure.h"
 #include "client/state_file.h"
 #include "common/logging.h"
@@ -20,6 +23,10 @@ namespace {
 
 // How often a start that waits for servers asks whether to give up.
 constexpr absl::Duration kGiveUpInterval = absl::Milliseconds(100);
+// How long a mount may stay busy because the kernel has not put away the files of loop devices yet.
+constexpr absl::Duration kUnmountPatience = absl::Milliseconds(500);
+constexpr absl::Duration kUnmountInterval = absl::Milliseconds(10);
+constexpr absl::Duration kLoopWatchInterval = absl::Seconds(2);
 
 void WarnIfFailed(const absl::Status& status) {
   if (!status.ok()) spdlog::warn("{}", status);
@@ -112,6 +119,10 @@ absl::StatusOr<size_t> ClientProgram::TakeOver(
   if (!contents.drained) RETURN_IF_ERROR(fuse_->Resend());
   RETURN_IF_ERROR(state_->SetDrained(false));
   fuse_->Start();
+  control_->ring()->Post([this] {
+    CreateLoops();
+    AttachLoops([](const absl::Status&) {});
+  });
   return files;
 }
 
@@ -140,6 +151,7 @@ absl::Status ClientProgram::RestoreFile(RemoteDevice* device, const MountState::
   file.modified = shown.modified;
   file.changed = shown.changed;
   file.handles.insert(shown.handles.begin(), shown.handles.end());
+  first_files_.push_back(device->name());
   return Annotate(fuse_->filesystem()->RestoreDevice(device, file),
                   absl::StrCat("show device ", device->name(), " again"));
 }
@@ -212,7 +224,12 @@ void ClientProgram::OnDeviceOpen(RemoteDevice* device) {
   open_.push_back(device);
   failures_.erase(device->name());
   reported_.insert(device->name());
-  if (mounted_) tree_thread_->ring()->Post([this, device] { WarnIfFailed(ShowDevice(device)); });
+  if (mounted_) {
+    tree_thread_->ring()->Post([this, device] {
+      WarnIfFailed(ShowDevice(device));
+      control_->ring()->Post([this, name = device->name()] { AttachLoop(name, WarnIfFailed); });
+    });
+  }
   control_->ring()->Post([this] { OnChanged(); });
 }
 
@@ -269,13 +286,15 @@ void ClientProgram::HideFile(const std::string& name, Mappings::Done done) {
   if (!posted) done(ErrnoToStatus(ESHUTDOWN, "the program ends"));
 }
 
-size_t ClientProgram::OpenCount(const std::string& name) {
-  return fuse_->filesystem()->OpenCount(name);
-}
-
 void ClientProgram::OnResized(const std::string& name) {
-  static_cast<void>(
-      PostToTree([this, name] { WarnIfFailed(fuse_->filesystem()->OnResized(name)); }));
+  OnTree([this, name] { return fuse_->filesystem()->OnResized(name); },
+         [this, name](const absl::Status& resized) {
+           WarnIfFailed(resized);
+           MappedSession* const session =
+               mappings_ == nullptr ? nullptr : mappings_->SessionOf(name);
+           if (session == nullptr || loops_ == nullptr) return;
+           loops_->OnResized(name, session->Find(name)->remote->size());
+         });
 }
 
 // In memory for the next process, in the file for the next start: both of them, or nobody is told
@@ -312,7 +331,122 @@ absl::Status ClientProgram::MountDevices(const std::string& mount_point, bool al
   RETURN_IF_ERROR(CreateFuse(std::move(on_unmounted)));
   RETURN_IF_ERROR(ShowOpenDevices());
   fuse_->Start();
+  control_->ring()->Post([this] { CreateLoops(); });
   return absl::OkStatus();
+}
+
+// On the control thread.
+void ClientProgram::CreateLoops() {
+  LoopDevices::Options options;
+  options.mount_point = mount_->mount_point();
+  options.detach_bound = config_.drain_timeout;
+  options.start_helper = [device = mount_->device()] { return StartLoopHelper(device); };
+  options.open_count = [this](const std::string& name) {
+    return fuse_->filesystem()->OpenCount(name);
+  };
+  loops_ = std::make_unique<LoopDevices>(control_->ring(), std::move(options));
+  loop_watch_ = std::make_unique<LoopWatch>(mount_->mount_point());
+  loop_watch_timer_ = std::make_unique<Ring::Timer>(control_->ring(), [this] { WatchLoops(); });
+  loop_watch_timer_->Arm(kLoopWatchInterval);
+}
+
+// A loop device is configured a moment after its file was opened.
+void ClientProgram::WatchLoops() {
+  loop_watch_timer_->Arm(kLoopWatchInterval);
+  const uint64_t opens = fuse_->filesystem()->opens();
+  if (std::exchange(watched_opens_, opens) == opens) return;
+  OnTree(
+      [this] {
+        for (const std::string& sentence : loop_watch_->Look()) spdlog::warn("{}", sentence);
+        return absl::OkStatus();
+      },
+      [](const absl::Status&) {});
+}
+
+void ClientProgram::AttachLoop(const std::string& name, Mappings::Done done) {
+  MappedSession* const session = mappings_ == nullptr ? nullptr : mappings_->SessionOf(name);
+  if (session == nullptr || loops_ == nullptr) return done(ErrnoToStatus(ESHUTDOWN, name));
+  const MappedSession::DeviceView device = *session->Find(name);
+  if (device.config->loop == config::LoopAttach::kNo) return done(absl::OkStatus());
+  LoopOptions options;
+  options.block_size = std::max(kSectorSize, device.remote->logical_block_size());
+  options.read_only = device.remote->access_mode() == AccessMode::kReadOnly;
+  loops_->Attach(name, options, device.remote->size(),
+                 [name, done = std::move(done)](const absl::Status& attached) {
+                   done(Annotate(attached, absl::StrCat("device ", name)));
+                 });
+}
+
+void ClientProgram::DetachLoop(const std::string& name, bool force, Mappings::Done done) {
+  if (loops_ == nullptr) return done(ErrnoToStatus(ESHUTDOWN, name));
+  loops_->Detach(name, force, std::move(done));
+}
+
+std::string ClientProgram::LoopOf(const std::string& name) const {
+  return loops_ == nullptr ? std::string() : loops_->PathOf(name);
+}
+
+// Of the devices that had a file when the mount was first served. Others come with OnDeviceOpen().
+void ClientProgram::AttachLoops(Mappings::Done done) {
+  const auto gathered = std::make_shared<GatheredStatus>(std::move(done));
+  for (const std::string& name : first_files_) {
+    AttachLoop(name, [gathered](const absl::Status& attached) {
+      WarnIfFailed(attached);
+      gathered->Add(attached);
+    });
+  }
+}
+
+// Runs `task` on the control thread, and waits for its end.
+absl::Status ClientProgram::OnControl(const std::function<void(Mappings::Done done)>& task) {
+  absl::Status result;
+  absl::Notification ended;
+  control_->ring()->Post([&] {
+    task([&](const absl::Status& status) {
+      result = status;
+      ended.Notify();
+    });
+  });
+  ended.WaitForNotification();
+  return result;
+}
+
+absl::Status ClientProgram::AwaitLoops() {
+  return OnControl([this](Mappings::Done done) { AttachLoops(std::move(done)); });
+}
+
+absl::Status ClientProgram::DetachLoops(bool force, bool* any) {
+  return OnControl([this, force, any](Mappings::Done done) {
+    *any = loops_ != nullptr && loops_->any();
+    if (!*any) return done(absl::OkStatus());
+    loops_->DetachAll(force, std::move(done));
+  });
+}
+
+absl::Status ClientProgram::Unmount() {
+  bool had_loops = false;
+  absl::Status unmounted = DetachLoops(/*force=*/false, &had_loops);
+  if (unmounted.ok()) unmounted = UnmountSoon(had_loops ? kUnmountPatience : absl::ZeroDuration());
+  if (unmounted.ok() || !had_loops) return unmounted;
+  control_->ring()->Post([this] {
+    if (loops_ != nullptr) loops_->AttachAgain();
+  });
+  return unmounted;
+}
+
+absl::Status ClientProgram::UnmountSoon(absl::Duration patience) {
+  const absl::Time give_up = absl::Now() + patience;
+  for (;;) {
+    absl::Status unmounted = mount_->Unmount();
+    if (StatusToErrno(unmounted) != EBUSY || absl::Now() >= give_up) return unmounted;
+    absl::SleepFor(kUnmountInterval);
+  }
+}
+
+absl::Status ClientProgram::Detach() {
+  bool had_loops = false;
+  WarnIfFailed(DetachLoops(/*force=*/true, &had_loops));
+  return mount_->Detach();
 }
 
 absl::Status ClientProgram::CreateFuse(std::function<void(const absl::Status&)> on_unmounted) {
@@ -334,7 +468,10 @@ absl::Status ClientProgram::ShowOpenDevices() {
     mounted_ = true;
     shown = open_;
   }
-  for (RemoteDevice* device : shown) RETURN_IF_ERROR(ShowDevice(device));
+  for (RemoteDevice* device : shown) {
+    RETURN_IF_ERROR(ShowDevice(device));
+    first_files_.push_back(device->name());
+  }
   return absl::OkStatus();
 }
 
@@ -347,6 +484,18 @@ absl::Status ClientProgram::End(bool leave) {
   {
     absl::MutexLock lock(&mutex_);
     mounted_ = false;
+  }
+  if (control_ != nullptr) {
+    static_cast<void>(OnControl([this](Mappings::Done done) {
+      loop_watch_timer_.reset();
+      if (loops_ == nullptr) return done(absl::OkStatus());
+      loops_->Close([this, done = std::move(done)] {
+        control_->ring()->Post([this, done] {
+          loops_.reset();
+          done(absl::OkStatus());
+        });
+      });
+    }));
   }
   // Somebody waits for each of its tasks.
   if (tree_thread_ != nullptr) tree_thread_->RunAndWait([] {});

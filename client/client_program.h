@@ -16,6 +16,8 @@
 #include "absl/time/time.h"
 #include "client/control_tree.h"
 #include "client/fuse_server.h"
+#include "client/loop_devices.h"
+#include "client/loop_watch.h"
 #include "client/mapped_session.h"
 #include "client/mappings.h"
 #include "client/mount.h"
@@ -87,10 +89,15 @@ class ClientProgram final : private MappedSession::Observer, private Mappings::H
   absl::StatusOr<size_t> TakeOver(UniqueFd fuse,
                                   std::function<void(const absl::Status&)> on_unmounted);
 
-  // EBUSY, with what uses the mount; then everything goes on.
-  absl::Status Unmount() { return mount_->Unmount(); }
-  // Takes the mount away from whoever uses it.
-  absl::Status Detach() { return mount_->Detach(); }
+  // After MountDevices(): until each loop device that is to come with a device (`loop: auto`) is
+  // attached, or has failed; within about 10 s. The first failure.
+  absl::Status AwaitLoops();
+
+  // Detaches the loop devices that came with devices, and unmounts, in about `drain_timeout`.
+  // EBUSY, with what uses the mount or its loop devices; then everything goes on.
+  absl::Status Unmount();
+  // Takes the mount, and the loop devices, away from whoever uses them.
+  absl::Status Detach();
   // Fails what the kernel waits for, and takes the mount away.
   absl::Status Abort() { return mount_->Abort(); }
 
@@ -123,6 +130,13 @@ class ClientProgram final : private MappedSession::Observer, private Mappings::H
   bool PostToTree(std::function<void()> task);
   void OnTree(std::function<absl::Status()> task, Mappings::Done done);
 
+  void CreateLoops();
+  void AttachLoops(Mappings::Done done);
+  absl::Status DetachLoops(bool force, bool* any);
+  absl::Status UnmountSoon(absl::Duration patience);
+  absl::Status OnControl(const std::function<void(Mappings::Done done)>& task);
+  void WatchLoops();
+
   void OnDeviceOpen(RemoteDevice* device) override;
   void OnDeviceFailed(const std::string& session, const config::ClientDeviceConfig& device,
                       const absl::Status& why) override;
@@ -132,9 +146,11 @@ class ClientProgram final : private MappedSession::Observer, private Mappings::H
 
   void ShowFile(const std::string& session, const config::ClientDeviceConfig& config,
                 RemoteDevice* device, Mappings::Done done) override;
+  void AttachLoop(const std::string& name, Mappings::Done done) override;
+  void DetachLoop(const std::string& name, bool force, Mappings::Done done) override;
   void HideFile(const std::string& name, Mappings::Done done) override;
-  size_t OpenCount(const std::string& name) override;
   void OnResized(const std::string& name) override;
+  std::string LoopOf(const std::string& name) const override;
   void Keep(const std::string& changes, Mappings::Done done) override;
   void OnChanged() override;
 
@@ -156,6 +172,12 @@ class ClientProgram final : private MappedSession::Observer, private Mappings::H
   std::vector<std::unique_ptr<UnalignedIo>> unaligned_;
   std::unique_ptr<Mappings> mappings_;
   std::unique_ptr<AttributeTree> attributes_;
+  // Once the mount is served; control thread.
+  std::unique_ptr<LoopDevices> loops_;
+  std::unique_ptr<LoopWatch> loop_watch_;
+  std::unique_ptr<Ring::Timer> loop_watch_timer_;
+  uint64_t watched_opens_ = 0;
+  std::vector<std::string> first_files_;  // constant once the mount is served
   std::unique_ptr<ControlTree> control_tree_;
   std::unique_ptr<Mount> mount_;
   std::unique_ptr<FuseServer> fuse_;

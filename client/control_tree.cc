@@ -169,6 +169,12 @@ void ControlTree::AddDevice(const std::string& name) {
   AddDeviceText(name, "rnbd/access_mode", [](MappedSession*, const auto& device) {
     return Line(AccessModeName(device.config->access));
   });
+  AddDeviceText(name, "rnbd/loop", [this](MappedSession*, const auto& device) {
+    return Line(mappings_->LoopOf(device.config->name));
+  });
+  AddDeviceText(name, "queue/logical_block_size", [](MappedSession*, const auto& device) {
+    return Line(absl::StrCat(device.remote->logical_block_size()));
+  });
   AddDeviceText(name, "rnbd/nr_poll_queues",
                 [](MappedSession*, const auto&) { return std::string("0\n"); });
   const std::string commands = absl::StrCat(DeviceDirectory(name), "/rnbd/");

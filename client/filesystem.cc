@@ -229,6 +229,7 @@ void Filesystem::Open(const FuseMessage& message) {
     found->second.handles.insert(HandleOf(message));
     WriteDown(found->second);
   }
+  opens_.fetch_add(1, std::memory_order_relaxed);
   fuse_open_out out = {};
   out.fh = HandleOf(message);
   // Without the first, reads come from a cache that knows nothing of other writers; without the

@@ -130,6 +130,8 @@ class Filesystem {
 
   // How often the file is open now; 0 without such a device.
   size_t OpenCount(absl::string_view name) const;
+  // How often files of devices were opened so far. Any thread.
+  uint64_t opens() const { return opens_.load(std::memory_order_relaxed); }
 
   // On a worker's thread: answers a request that DeviceRequests does not handle. `scratch` has room
   // for the largest request in one piece.
@@ -191,6 +193,7 @@ class Filesystem {
   // What attributes have shown, by handle.
   absl::flat_hash_map<uint64_t, std::string> shown_ ABSL_GUARDED_BY(mutex_);
   std::atomic<size_t> unanswered_{0};
+  std::atomic<uint64_t> opens_{0};
 };
 
 }  // namespace rnbd::client

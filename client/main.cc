@@ -19,6 +19,7 @@
 #include "client/daemonize.h"
 #include "client/inheritance.h"
 #include "client/keeper.h"
+#include "client/loop_helper.h"
 #include "client/mount.h"
 #include "client/service_manager.h"
 #include "client/serving.h"
@@ -50,8 +51,9 @@ constexpr int kUsage = 2;
 // Longer than the program takes at most: a check, the end of the old, the start of the new one.
 constexpr int kUpgradeBoundSeconds = 120;
 
-// Beyond drain_timeout, before a process that was told to end is killed.
-constexpr absl::Duration kEndMargin = absl::Seconds(2);
+// Beyond what the loop devices take, and then the requests, before a process that was told to end
+// is killed.
+constexpr absl::Duration kEndMargin = absl::Seconds(3);
 
 void Say(absl::string_view message) {
   std::fprintf(stderr, "rnbd-fuse: %s\n", std::string(message).c_str());
@@ -117,7 +119,7 @@ int Keep(const config::ClientConfig& config, const std::string& mount_point, boo
   RaiseLimits();
   Keeper::Options options;
   options.mount_point = mount_point;
-  options.end_bound = config.drain_timeout + kEndMargin;
+  options.end_bound = 2 * config.drain_timeout + kEndMargin;
   options.memory_bytes = ServingMemoryBytes(config);
   options.arguments = ArgumentsForNext(mount_point, allow_other);
   options.check_arguments = options.arguments;
@@ -177,6 +179,7 @@ int Main(const std::string& mount_argument) {
 }  // namespace rnbd::client
 
 int main(int argc, char** argv) {
+  if (rnbd::client::LoopHelperMain(argc, argv)) return rnbd::client::kOk;
   gflags::SetUsageMessage(
       "rnbd-fuse MOUNT --config client.yaml [--foreground] [-o allow_other] [--check] [--upgrade] "
       "[--state FILE | --no-state]");

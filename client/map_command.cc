@@ -80,6 +80,7 @@ class MapParser {
     if (key == "dest_port") return TakePort(text);
     if (key == "access_mode") return TakeAccess(text);
     if (key == "nr_poll_queues") return TakePollQueues(text);
+    if (key == "loop") return TakeLoop(text);
     return Invalid(absl::StrCat("map a device with the unknown word \"", key, "\""));
   }
 
@@ -110,6 +111,12 @@ class MapParser {
     const absl::StatusOr<AccessMode> access = ParseAccessMode(text);
     if (!access.ok()) return Invalid(absl::StrCat("use access_mode=", text));
     command_.access = *access;
+    return absl::OkStatus();
+  }
+
+  absl::Status TakeLoop(const std::string& text) {
+    if (text != "auto" && text != "no") return Invalid(absl::StrCat("use loop=", text));
+    command_.loop = text == "auto" ? config::LoopAttach::kAuto : config::LoopAttach::kNo;
     return absl::OkStatus();
   }
 
@@ -158,7 +165,7 @@ absl::Status CheckNewSession(const MapCommand& command) {
 
 std::string MapDeviceUsage() {
   return "Write: sessname=NAME device_path=PATH [path=[SRC@]DST]... [dest_port=PORT]\n"
-         "       [access_mode=ro|rw|migration] [nr_poll_queues=N] [name=FILE]\n"
+         "       [access_mode=ro|rw|migration] [nr_poll_queues=N] [name=FILE] [loop=auto]\n"
          "An address is ip:ADDRESS, gid:GID, tcp:ADDRESS[:PORT] or unix:PATH.\n";
 }
 

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "common/rnbd_messages.h"
+#include "config/client_config.h"
 #include "rtrs/address.h"
 #include "rtrs/path_policy.h"
 
@@ -18,6 +19,7 @@ namespace rnbd::client {
 
 // A line of map_device (protocol page, section 7.6). Beyond the kernel's words it knows
 //   name=STR   the file's name in the mount; otherwise the device's path with '/' as '!'
+//   loop=auto  a loop device comes with it, as with the key of client.yaml; or loop=no
 // and the addresses that rtrs/address.h knows.
 struct MapCommand {
   std::string session;
@@ -25,6 +27,7 @@ struct MapCommand {
   std::string name;                      // never empty
   std::vector<rtrs::PathAddress> paths;  // empty: the session is there
   AccessMode access = AccessMode::kReadWrite;
+  config::LoopAttach loop = config::LoopAttach::kNo;
   int poll_queues = 0;
 
   static constexpr size_t kMaxPaths = 6;

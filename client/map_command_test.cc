@@ -59,6 +59,13 @@ TEST(MapCommand, TheLastWordCounts) {
   EXPECT_EQ(Parsed("name=file").name, "file");
 }
 
+TEST(MapCommand, ALoopDeviceMayComeWithIt) {
+  EXPECT_EQ(Parsed("").loop, config::LoopAttach::kNo);
+  EXPECT_EQ(Parsed("loop=auto").loop, config::LoopAttach::kAuto);
+  EXPECT_EQ(Parsed("loop=auto loop=no").loop, config::LoopAttach::kNo);
+  EXPECT_EQ(WithNeeded("loop=yes"), EINVAL);
+}
+
 TEST(MapCommand, AddressesAreSeparatedByEither) {
   EXPECT_EQ(Parsed("path=ip:10.0.0.2,ip:10.0.0.1").paths[0],
             Parsed("path=ip:10.0.0.2@ip:10.0.0.1").paths[0]);

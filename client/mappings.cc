@@ -131,6 +131,7 @@ void Mappings::Map(const MapCommand& command, Done done) {
   device.path = command.device_path;
   device.name = command.name;
   device.access = command.access;
+  device.loop = command.loop;
   ConfigOf(command.session)->devices.push_back(device);
   coming_.insert(device.name);
   session->AddDevice(device,
@@ -149,15 +150,27 @@ void Mappings::OnAdded(const std::string& session, const config::ClientDeviceCon
   }
   host_->ShowFile(session, device, mapped->Find(device.name)->remote,
                   [this, session, device, done](const absl::Status& shown) {
-                    coming_.erase(device.name);
-                    if (!shown.ok()) {
-                      // As if it had never been asked for.
-                      return Unmap(device.name, /*force=*/true,
-                                   [shown, done](const absl::Status&) { done(shown); });
+                    if (!shown.ok() || device.loop == config::LoopAttach::kNo) {
+                      return OnShown(session, device, shown, done);
                     }
-                    host_->OnChanged();
-                    KeepChanges(done);
+                    host_->AttachLoop(device.name,
+                                      [this, session, device, done](const absl::Status& attached) {
+                                        OnShown(session, device, attached, done);
+                                      });
                   });
+}
+
+void Mappings::OnShown(const std::string& session, const config::ClientDeviceConfig& device,
+                       const absl::Status& status, const Done& done) {
+  coming_.erase(device.name);
+  if (!status.ok()) {
+    spdlog::warn("session {}: {} is not mapped: {}", session, device.path, status);
+    // As if it had never been asked for.
+    return Unmap(device.name, /*force=*/true,
+                 [status, done](const absl::Status&) { done(status); });
+  }
+  host_->OnChanged();
+  KeepChanges(done);
 }
 
 void Mappings::Forget(const std::string& session, const config::ClientDeviceConfig& device) {
@@ -177,13 +190,22 @@ void Mappings::Unmap(const std::string& name, bool force, Done done) {
   if (session == nullptr || all_closing_) {
     return done(ErrnoToStatus(ENODEV, absl::StrCat("find device ", name)));
   }
-  if (!force && (coming_.contains(name) || host_->OpenCount(name) > 0)) {
-    return done(ErrnoToStatus(EBUSY, absl::StrCat("unmap device ", name, ", which is open")));
+  if (!force && coming_.contains(name)) {
+    return done(ErrnoToStatus(EBUSY, absl::StrCat("unmap device ", name, ", which is coming")));
   }
   unmapping_.insert(name);
   if (force) session->FailRequests(name);
-  host_->HideFile(
-      name, [this, name, done = std::move(done)](const absl::Status&) { OnHidden(name, done); });
+  host_->DetachLoop(name, force,
+                    [this, name, force, done = std::move(done)](const absl::Status& detached) {
+                      if (detached.ok() || force) return Hide(name, done);
+                      unmapping_.erase(name);
+                      done(detached);
+                    });
+}
+
+void Mappings::Hide(const std::string& name, const Done& done) {
+  if (SessionOf(name) == nullptr || all_closing_) return done(ShuttingDown());
+  host_->HideFile(name, [this, name, done](const absl::Status&) { OnHidden(name, done); });
 }
 
 // What had no file has none now as well.

@@ -39,10 +39,15 @@ class Mappings {
     // `device` was not open before.
     virtual void ShowFile(const std::string& session, const config::ClientDeviceConfig& config,
                           RemoteDevice* device, Done done) = 0;
+    // Of a device whose file is there, with `loop: auto`.
+    virtual void AttachLoop(const std::string& name, Done done) = 0;
+    // EBUSY where somebody has the file open, or uses its loop device, unless `force`.
+    virtual void DetachLoop(const std::string& name, bool force, Done done) = 0;
     // `done` comes when nothing uses the device any more; with ENOENT where there is no such file.
     virtual void HideFile(const std::string& name, Done done) = 0;
-    virtual size_t OpenCount(const std::string& name) = 0;
     virtual void OnResized(const std::string& name) = 0;
+    // The loop device that AttachLoop() has attached; empty where there is none.
+    virtual std::string LoopOf(const std::string& name) const = 0;
     // Keeps what config::WriteChanges() has made.
     virtual void Keep(const std::string& changes, Done done) = 0;
     // Sessions, devices or paths are others now.
@@ -63,9 +68,10 @@ class Mappings {
   absl::Status Create(const MappedSession::Environment& environment);
   void Start();
 
-  // map_device; `done` comes when the file is there.
+  // map_device; `done` comes when the file is there, and its loop device.
   void Map(const MapCommand& command, Done done);
-  // EBUSY for a device whose file is open, unless `force` takes it away from whoever uses it.
+  // EBUSY for a device whose file is open other than by a loop device of ours that nobody uses,
+  // unless `force` takes it away from whoever uses it.
   // EALREADY while it is being unmapped, ENODEV where it is not mapped.
   void Unmap(const std::string& name, bool force, Done done);
   // Opens a device that is not open at once: see MappedSession::Remap().
@@ -84,6 +90,7 @@ class Mappings {
   MappedSession* FindSession(const std::string& name) const;
   // The session that has the device, or nullptr.
   MappedSession* SessionOf(const std::string& device_name) const;
+  std::string LoopOf(const std::string& name) const { return host_->LoopOf(name); }
   bool IsBeingUnmapped(const std::string& name) const { return unmapping_.contains(name); }
 
   // Before Start(), any thread: see MappedSession::Restore().
@@ -102,6 +109,9 @@ class Mappings {
   void OnAdded(const std::string& session, const config::ClientDeviceConfig& device,
                const absl::Status& status, const Done& done);
   void Forget(const std::string& session, const config::ClientDeviceConfig& device);
+  void OnShown(const std::string& session, const config::ClientDeviceConfig& device,
+               const absl::Status& status, const Done& done);
+  void Hide(const std::string& name, const Done& done);
   void OnHidden(const std::string& name, const Done& done);
   void EndIfIdle(const std::string& session, const absl::Status& result, const Done& done);
   void EndSession(const std::string& session, std::function<void()> ended);

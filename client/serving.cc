@@ -185,9 +185,6 @@ absl::StatusOr<bool> Serving::StandBy() {
 }
 
 absl::StatusOr<int> Serving::Start() {
-  for (const std::string& sentence : config::NotInForce(*options_.config)) {
-    spdlog::warn("{}", sentence);
-  }
   ASSIGN_OR_RETURN(const ClientProgram::Mapping mapping,
                    program_.Map([this] { return ShouldGiveUp(); }));
   for (const std::string& failure : mapping.failures) Say(failure);
@@ -200,7 +197,9 @@ absl::StatusOr<int> Serving::Start() {
       [this](const absl::Status& why) { OnUnmounted(why); }));
   spdlog::info("{} of {} devices are in {}", mapping.open, mapping.open + mapping.failures.size(),
                options_.mount_point);
-  return mapping.failures.empty() ? kServedToTheEnd : kPartlyMapped;
+  const absl::Status looped = program_.AwaitLoops();
+  if (!looped.ok()) Say(looped.message());
+  return mapping.failures.empty() && looped.ok() ? kServedToTheEnd : kPartlyMapped;
 }
 
 absl::StatusOr<int> Serving::TakeOver() {

@@ -57,13 +57,15 @@ SessionChanges SessionDifference(const ClientSessionConfig& file, const ClientSe
   }
   for (const ClientDeviceConfig& device : now.devices) {
     const ClientDeviceConfig* before = FindDevice(file, device.path);
-    if (before != nullptr && before->name == device.name && before->access == device.access) {
+    if (before != nullptr && before->name == device.name && before->access == device.access &&
+        before->loop == device.loop) {
       continue;
     }
     ClientDeviceConfig mapped;
     mapped.path = device.path;
     mapped.name = device.name;
     mapped.access = device.access;
+    mapped.loop = device.loop;
     changes.mapped.push_back(std::move(mapped));
     if (before != nullptr) changes.unmapped.push_back(device.path);
   }
@@ -108,6 +110,7 @@ void ApplyToSession(const ClientConfig& config, const SessionChanges& changes,
     device.path = mapped.path;
     device.name = mapped.name;
     device.access = mapped.access;
+    device.loop = mapped.loop;
     devices.push_back(std::move(device));
   }
 }
@@ -158,6 +161,8 @@ ClientDeviceConfig ReadMapped(const YamlNode& node, ErrorList* errors) {
                                  {AccessModeName(AccessMode::kReadWrite), AccessMode::kReadWrite},
                                  {AccessModeName(AccessMode::kMigration), AccessMode::kMigration}},
                                 &device.access);
+  reader.ReadChoice<LoopAttach>("loop", {{"no", LoopAttach::kNo}, {"auto", LoopAttach::kAuto}},
+                                &device.loop);
   reader.Finish();
   return device;
 }
@@ -214,7 +219,8 @@ std::string WriteSession(const SessionChanges& session) {
       "mapped", session.mapped,
       [](const ClientDeviceConfig& device) {
         return absl::StrCat("{path: ", Quoted(device.path), ", name: ", Quoted(device.name),
-                            ", access: ", AccessModeName(device.access), "}");
+                            ", access: ", AccessModeName(device.access),
+                            device.loop == LoopAttach::kAuto ? ", loop: auto}" : "}");
       },
       &out);
   WriteList("unmapped", session.unmapped, Quoted, &out);

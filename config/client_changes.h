@@ -21,8 +21,9 @@ struct SessionChanges {
   std::vector<rtrs::PathAddress> removed_paths;
   absl::optional<PathPolicy> policy;
   absl::optional<int> max_reconnect_attempts;
-  std::vector<ClientDeviceConfig> mapped;  // path, name, access; the rest is the session's
-  std::vector<std::string> unmapped;       // paths of devices that the file has
+  // path, name, access, loop; the rest is the session's.
+  std::vector<ClientDeviceConfig> mapped;
+  std::vector<std::string> unmapped;  // paths of devices that the file has
   friend bool operator==(const SessionChanges&, const SessionChanges&) = default;
 };
 

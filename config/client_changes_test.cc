@@ -64,6 +64,7 @@ TEST(ClientChanges, DevicesComeAndGo) {
   session.devices.erase(session.devices.begin());
   session.devices.push_back(Device("it's: a #disk", "odd 'name'", session.settings));
   session.devices.back().access = AccessMode::kMigration;
+  session.devices.back().loop = LoopAttach::kAuto;
   EXPECT_EQ(ThroughText(file, now), now);
   const ClientChanges changes = Difference(file, now);
   ASSERT_THAT(changes, SizeIs(1));

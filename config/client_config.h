@@ -117,12 +117,7 @@ absl::StatusOr<ClientConfig> LoadClientConfig(const std::string& path);
 // The same for the text of a file; `file` is its name in messages.
 absl::StatusOr<ClientConfig> ParseClientConfig(absl::string_view text, absl::string_view file);
 
-// What the file asks for and this version of the client does not do, a sentence for each key: to be
-// logged as warnings at start. Empty where everything is in force.
-std::vector<std::string> NotInForce(const ClientConfig& config);
-
 // What a client with this configuration would do, in lines that a person can check (--check).
-// NotInForce() comes last.
 std::string Describe(const ClientConfig& config);
 
 }  // namespace rnbd::config

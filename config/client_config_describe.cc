@@ -1,5 +1,4 @@
 #include <string>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -9,25 +8,6 @@
 
 namespace rnbd::config {
 namespace {
-
-// Devices for which a key asks for more than is done: how many, and where the first one stands.
-class Devices {
- public:
-  void Add(const ClientDeviceConfig& device) {
-    if (count_++ == 0) first_ = &device;
-  }
-  bool empty() const { return count_ == 0; }
-  const ClientDeviceConfig& first() const { return *first_; }
-  std::string ToString() const {
-    const std::string first = absl::StrCat(first_->name, " (", first_->origin.text, ")");
-    if (count_ == 1) return absl::StrCat("device ", first);
-    return absl::StrCat(count_, " devices, the first is ", first);
-  }
-
- private:
-  size_t count_ = 0;
-  const ClientDeviceConfig* first_ = nullptr;
-};
 
 absl::string_view PathChoice(PathPolicy policy) {
   switch (policy) {
@@ -73,28 +53,15 @@ std::string DescribeSession(const ClientSessionConfig& session) {
     absl::StrAppend(&text, "  file ", device.name, " is ", device.path, ", ",
                     AccessModeName(device.access), "; ", HoldText(device.io_hold),
                     TimeoutText(device.io_timeout), "\n");
+    if (device.loop == LoopAttach::kAuto) {
+      absl::StrAppend(&text, "    with a loop device, /dev/rnbd/", device.name, "\n");
+    }
   }
   if (session.devices.empty()) absl::StrAppend(&text, "  no devices\n");
   return text;
 }
 
 }  // namespace
-
-std::vector<std::string> NotInForce(const ClientConfig& config) {
-  std::vector<std::string> sentences;
-  Devices looping;
-  for (const ClientSessionConfig& session : config.sessions) {
-    for (const ClientDeviceConfig& device : session.devices) {
-      if (device.loop == LoopAttach::kAuto) looping.Add(device);
-    }
-  }
-  if (!looping.empty()) {
-    sentences.push_back(
-        absl::StrCat("loop: auto is not in force for ", looping.ToString(),
-                     ": attach a loop device with losetup --find --show --direct-io=on FILE"));
-  }
-  return sentences;
-}
 
 std::string Describe(const ClientConfig& config) {
   std::string text =
@@ -111,7 +78,6 @@ std::string Describe(const ClientConfig& config) {
   absl::StrAppend(&text, "SIGTERM lets requests finish for up to ",
                   DurationToString(config.drain_timeout), "\n");
   for (const ClientSessionConfig& session : config.sessions) text += DescribeSession(session);
-  for (const std::string& sentence : NotInForce(config)) absl::StrAppend(&text, sentence, "\n");
   return text;
 }
 

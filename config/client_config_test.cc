@@ -383,20 +383,13 @@ TEST(DescribeClient, TellsAPersonWhatWouldHappen) {
             "  a path is dead after 5s without a sign of life, with a heartbeat every 1s\n"
             "  file disk0 is disk0.img, rw; while it is away, requests wait, and fail "
             "without an answer after 2m\n"
+            "    with a loop device, /dev/rnbd/disk0\n"
             "  file golden!debian.img is golden/debian.img, ro; while it is away, requests wait\n"
             "session far (config/examples/client-all-keys.yaml:41)\n"
             "  path tcp:store.example.org:1234\n"
             "  connecting may take 1m, is tried again after 1s to 5m\n"
             "  a path is dead after 30s without a sign of life, with a heartbeat every 5s\n"
-            "  no devices\n"
-            "loop: auto is not in force for device disk0 "
-            "(config/examples/client-all-keys.yaml:32): attach a loop device with losetup --find "
-            "--show --direct-io=on FILE\n");
-}
-
-TEST(ClientNotInForce, IsEmptyWhereTheClientDoesWhatIsAsked) {
-  EXPECT_THAT(NotInForce(Parsed(WithDevice("path: x, io_hold: 0, loop: no"))), IsEmpty());
-  EXPECT_THAT(NotInForce(Parsed(WithSession(absl::StrCat("name: a, ", kPaths)))), IsEmpty());
+            "  no devices\n");
 }
 
 TEST(DescribeClient, TellsWhatBecomesOfRequestsWhileADeviceIsAway) {
@@ -417,11 +410,6 @@ TEST(ClientConfigTest, TimesRequestsOutOnlyWhereItIsAsked) {
   EXPECT_EQ(Parsed(WithDevice("path: x")).sessions[0].devices.at(0).io_timeout,
             absl::InfiniteDuration());
   EXPECT_THAT(Describe(config), HasSubstr("requests wait, and fail without an answer after 5s\n"));
-}
-
-TEST(ClientNotInForce, NamesLoop) {
-  EXPECT_THAT(NotInForce(Parsed(WithDevice("path: x, io_hold: 0, loop: auto"))),
-              ElementsAre(StartsWith("loop: auto is not in force for device x (c.yaml:4): ")));
 }
 
 TEST(DescribeClient, TellsHowAPathIsChosen) {

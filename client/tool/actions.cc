@@ -17,6 +17,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "client/loop_device.h"
 #include "client/tool/control_files.h"
 #include "client/tool/names.h"
 #include "client/tool/server_actions.h"
@@ -65,6 +66,8 @@ class Runner {
         return Map();
       case Verb::kResize:
         return Resize();
+      case Verb::kLosetup:
+        return AttachByHand();
       case Verb::kAdd:
         return AddPath();
       case Verb::kUnmap:
@@ -213,6 +216,7 @@ class Runner {
     words.push_back(absl::StrCat("device_path=", name()));
     if (!request_.access.empty()) words.push_back(absl::StrCat("access_mode=", request_.access));
     if (!request_.file_name.empty()) words.push_back(absl::StrCat("name=", request_.file_name));
+    if (request_.loop) words.push_back("loop=auto");
     RETURN_IF_ERROR(Write(MapDeviceFile(mount->point), absl::StrJoin(words, " ")));
     const MountFacts now = ReadMount(mount->point);
     for (const DeviceFacts& device : now.devices) {
@@ -307,6 +311,18 @@ class Runner {
     return said_;
   }
 
+  // The kernel's options that suit the device; this process may wait for the mount.
+  absl::StatusOr<std::string> AttachByHand() {
+    ASSIGN_OR_RETURN(const DeviceFacts* device, OneDevice());
+    LoopOptions options;
+    options.block_size = std::max(options.block_size, device->logical_block_size);
+    options.read_only = device->access_mode == AccessModeName(AccessMode::kReadOnly);
+    const std::string file = absl::StrCat(device->mount, "/", device->name);
+    ASSIGN_OR_RETURN(const std::string loop, AttachLoop(file, options));
+    if (request_.verbose) absl::StrAppend(&said_, loop, " is attached to ", file, "\n");
+    return request_.verbose ? said_ : absl::StrCat(loop, "\n");
+  }
+
   absl::StatusOr<std::string> AddPath() {
     const auto sessions = Called(Sessions());
     if (sessions.empty()) return Nothing();
@@ -366,6 +382,7 @@ class Runner {
       if (path->session != device.session || path->mount != device.mount) continue;
       absl::StrAppend(&line, " path=", path->destination);
     }
+    if (!device.loop.empty()) absl::StrAppend(&line, " loop=auto");
     RETURN_IF_ERROR(Unmap(device, /*force=*/true));
     return Write(MapDeviceFile(device.mount), line);
   }

@@ -99,6 +99,9 @@ DeviceFacts ReadDevice(const std::string& mount, const std::string& directory,
   device.path = Text(file("rnbd/mapping_path"));
   device.state = Text(file("rnbd/state"));
   device.access_mode = Text(file("rnbd/access_mode"));
+  device.loop = Text(file("rnbd/loop"));
+  device.logical_block_size =
+      static_cast<uint32_t>(Numbers(file("queue/logical_block_size"), 1)[0]);
   const std::vector<uint64_t> stat = Numbers(file("stat"), 7);
   device.read_sectors = stat[2];
   device.written_sectors = stat[6];

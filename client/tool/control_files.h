@@ -47,6 +47,8 @@ struct DeviceFacts {
   std::string path;  // at the server
   std::string state;
   std::string access_mode;
+  std::string loop;  // the loop device that came with it; or empty
+  uint32_t logical_block_size = 0;
   uint64_t read_sectors = 0;
   uint64_t written_sectors = 0;
 };

@@ -56,6 +56,8 @@ const std::vector<Field<DeviceFacts>>& DeviceFields() {
        [](const F& f) { return Cell::Of(f.state); }},
       {{"access_mode", "Access Mode", "ro, rw or migration"},
        [](const F& f) { return Cell::Of(f.access_mode); }},
+      {{"loop", "Loop", "the loop device that came with it"},
+       [](const F& f) { return Cell::Of(f.loop); }},
       {{"rx_sect", "RX", "data read from the device"},
        [](const F& f) { return Cell::Bytes(f.read_sectors * kSectorSize); }},
       {{"tx_sect", "TX", "data written to the device"},

@@ -48,6 +48,7 @@ const std::vector<Word<Verb>>& Verbs() {
                                                 {Verb::kReadd, {"readd"}},
                                                 {Verb::kRecover, {"recover"}},
                                                 {Verb::kReload, {"reload"}},
+                                                {Verb::kLosetup, {"losetup"}},
                                                 {Verb::kHelp, {"help", "--help", "-h"}}};
   return words;
 }
@@ -93,13 +94,16 @@ constexpr Command kCommands[] = {
     {false, Target::kDevice, Verb::kList, kListOptions, "the devices that are mapped"},
     {false, Target::kDevice, Verb::kShow, kShowDevice, "one of them"},
     {false, Target::kDevice, Verb::kMap,
-     "DEVICE from SERVER [PATH]... [ro|rw|migration] [as NAME] [on MOUNT] [verbose]",
+     "DEVICE from SERVER [PATH]... [ro|rw|migration] [as NAME] [loop] [on MOUNT] "
+     "[verbose]",
      "maps a device of a server"},
     {false, Target::kDevice, Verb::kResize, "DEVICE SIZE [B|K|M|G|T|P|E] [verbose]",
      "shows a device with another size"},
     {false, Target::kDevice, Verb::kUnmap, "DEVICE [force] [verbose]", "unmaps a device"},
     {false, Target::kDevice, Verb::kRemap, "DEVICE [force] [verbose]",
      "opens a device again; force: unmaps and maps it"},
+    {false, Target::kDevice, Verb::kLosetup, "DEVICE [verbose]",
+     "attaches a loop device to a device, and prints it"},
     {false, Target::kDevice, Verb::kRecover, "DEVICE|all [verbose]", "opens what is not open"},
     {false, Target::kSession, Verb::kList, kListOptions, "the sessions"},
     {false, Target::kSession, Verb::kShow, kShowSession, "one of them, with its paths"},
@@ -151,6 +155,7 @@ Target ImpliedTarget(Verb verb) {
     case Verb::kResize:
     case Verb::kUnmap:
     case Verb::kClose:
+    case Verb::kLosetup:
       return Target::kDevice;
     case Verb::kAdd:
     case Verb::kDelete:
@@ -266,6 +271,7 @@ class Parser {
   absl::Status TakeMapWord(const std::string& word) {
     if (word == "from") return TakeValue(word, &request_.from);
     if (word == "as") return TakeValue(word, &request_.file_name);
+    if (word == "loop") return Set(&request_.loop);
     if (word == "ro" || word == "rw" || word == "migration") {
       request_.access = word;
       return absl::OkStatus();

@@ -27,6 +27,7 @@ enum class Verb : uint8_t {
   kReadd,
   kRecover,
   kReload,
+  kLosetup,
   kHelp,
 };
 
@@ -45,6 +46,7 @@ struct Request {
   std::string file_name;           // as NAME
   std::string access;              // ro, rw, migration; or empty
   std::string fields;              // for Choose()
+  bool loop = false;               // map
   bool force = false;
   bool verbose = false;
   Style style;

@@ -54,6 +54,17 @@ TEST(Words, Map) {
   EXPECT_EQ(request.file_name, "disk");
   EXPECT_EQ(request.mount, "/mnt");
   EXPECT_TRUE(request.verbose);
+  EXPECT_FALSE(request.loop);
+  EXPECT_TRUE(Parsed("map a from srv loop").loop);
+}
+
+TEST(Words, Losetup) {
+  const Request request = Parsed("losetup disk0");
+  EXPECT_EQ(request.verb, Verb::kLosetup);
+  EXPECT_EQ(request.target, Target::kDevice);
+  EXPECT_THAT(request.names, ElementsAre("disk0"));
+  EXPECT_THAT(Refusal("losetup"), HasSubstr("needs a name"));
+  EXPECT_THAT(Refusal("server losetup x"), HasSubstr("cannot losetup"));
 }
 
 TEST(Words, ListsAndTheirForm) {

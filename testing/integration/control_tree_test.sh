@@ -81,8 +81,8 @@ start
 expect_names "disk0 sys" "$MNT"
 expect_names "block class" "$SYS"
 expect_names "devices map_device" "$CTL"
-expect_names "rnbd size stat" "$SYS/block/disk0"
-expect_names "access_mode mapping_path nr_poll_queues remap_device resize session state unmap_device" "$SYS/block/disk0/rnbd"
+expect_names "queue rnbd size stat" "$SYS/block/disk0"
+expect_names "access_mode loop mapping_path nr_poll_queues remap_device resize session state unmap_device" "$SYS/block/disk0/rnbd"
 expect_names "blya" "$SESSIONS"
 expect_names "add_path max_reconnect_attempts mpath_policy paths" "$SESSIONS/blya"
 path=$SESSIONS/blya/paths/unix:@unix:${SOCKET//\//!}
