@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/tool/actions.h"
+#include "client/tool/completion.h"
 #include "client/tool/server_views.h"
 #include "client/tool/views.h"
 #include "client/tool/words.h"
@@ -42,7 +43,13 @@ std::string AllFields(const Request& request) {
   return request.server ? ServerFieldsText(request.target) : FieldsText(request.target);
 }
 
+// Of completion in shells; not for people. What may stand in place of the last word, one a line.
+constexpr char kComplete[] = "--complete";
+
 int Main(const std::vector<std::string>& words) {
+  if (!words.empty() && words[0] == kComplete) {
+    return Print(Complete({words.begin() + 1, words.end()}));
+  }
   const absl::StatusOr<Request> request = ParseWords(words);
   if (!request.ok()) return Fail(request.status());
   if (request->verb == Verb::kHelp) return Print(HelpText(*request));

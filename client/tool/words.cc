@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/types/optional.h"
 #include "common/status.h"
 #include "config/map_reader.h"
@@ -367,6 +368,23 @@ std::string CommandLine(const Command& command) {
                       target.empty() ? "" : " ", NameOf(Verbs(), command.verb));
 }
 
+// Where there may still be a mode and a target.
+std::vector<std::string> WordsBeforeCommand(const Request& request, bool has_mode) {
+  std::vector<std::string> behind;
+  const bool has_target = request.target != Target::kNone;
+  if (!has_mode && !has_target) AddNames(Modes(), &behind);
+  if (!has_target) AddNames(Targets(), &behind);
+  for (const Word<Verb>& verb : Verbs()) {
+    Request with_verb = request;
+    with_verb.verb = verb.value;
+    const bool is_there =
+        std::any_of(std::begin(kCommands), std::end(kCommands),
+                    [&](const Command& command) { return Matches(with_verb, command); });
+    if (is_there || verb.value == Verb::kHelp) behind.push_back(verb.forms[0]);
+  }
+  return behind;
+}
+
 }  // namespace
 
 absl::StatusOr<Request> ParseWords(const std::vector<std::string>& words) {
@@ -401,6 +419,39 @@ std::string HelpText(const Request& request) {
                     "fields as well.\n");
   }
   return text;
+}
+
+std::vector<std::string> WordsBehind(const std::vector<std::string>& words) {
+  Request request;
+  size_t next = 0;
+  const auto take = [&](const auto& known, auto* value) {
+    const auto found = next < words.size() ? FindWord(known, words[next]) : absl::nullopt;
+    if (!found.has_value()) return false;
+    *value = *found;
+    ++next;
+    return true;
+  };
+  const bool has_mode = take(Modes(), &request.server);
+  take(Targets(), &request.target);
+  if (!take(Verbs(), &request.verb)) {
+    return next < words.size() ? std::vector<std::string>() : WordsBeforeCommand(request, has_mode);
+  }
+  const std::string& last = words.back();
+  if (next < words.size() && last == "from") return {"SERVER"};
+  if (next < words.size() && last == "on") return {"MOUNT"};
+  if (next < words.size() && last == "as") return {};
+  std::vector<std::string> behind;
+  for (const Command& command : kCommands) {
+    if (!Matches(request, command)) continue;
+    for (const absl::string_view word :
+         absl::StrSplit(command.arguments, absl::ByAnyChar(" []|."), absl::SkipEmpty())) {
+      if (std::find(behind.begin(), behind.end(), word) == behind.end()) {
+        behind.emplace_back(word);
+      }
+    }
+  }
+  if (!behind.empty()) behind.emplace_back("help");
+  return behind;
 }
 
 }  // namespace rnbd::client::tool

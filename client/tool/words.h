@@ -58,6 +58,10 @@ absl::StatusOr<Request> ParseWords(const std::vector<std::string>& words);
 // What may be said at this level, or how a command is used.
 std::string HelpText(const Request& request);
 
+// What may stand behind these words: words themselves, and in capitals what names may stand for, as
+// help has it: DEVICE, SESSION, SERVER, PATH, MOUNT, ... Empty behind what is no command.
+std::vector<std::string> WordsBehind(const std::vector<std::string>& words);
+
 }  // namespace rnbd::client::tool
 
 #endif  // RNBD_CLIENT_TOOL_WORDS_H_

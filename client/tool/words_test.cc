@@ -10,8 +10,12 @@
 namespace rnbd::client::tool {
 namespace {
 
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::IsSupersetOf;
+using ::testing::Not;
 
 absl::StatusOr<Request> Parse(const std::string& line) {
   return ParseWords(absl::StrSplit(line, ' ', absl::SkipEmpty()));
@@ -144,6 +148,26 @@ TEST(Words, HelpAtEachLevel) {
   EXPECT_TRUE(map.help);
   EXPECT_THAT(HelpText(map), HasSubstr("DEVICE from SERVER"));
   EXPECT_TRUE(Parsed("list help all").all_help);
+}
+
+std::vector<std::string> Behind(const std::string& line) {
+  return WordsBehind(absl::StrSplit(line, ' ', absl::SkipEmpty()));
+}
+
+TEST(Words, WhatMayFollow) {
+  EXPECT_THAT(Behind(""), IsSupersetOf({"client", "server", "device", "path", "map", "help"}));
+  EXPECT_THAT(Behind("client"), Contains("session"));
+  EXPECT_THAT(Behind("client"), Not(Contains("server")));
+  EXPECT_THAT(Behind("client"), Not(Contains("close")));
+  EXPECT_THAT(Behind("server device"), ElementsAre("list", "show", "close", "help"));
+  EXPECT_THAT(Behind("map"), IsSupersetOf({"DEVICE", "from", "ro", "loop", "on", "verbose"}));
+  EXPECT_THAT(Behind("map x from"), ElementsAre("SERVER"));
+  EXPECT_THAT(Behind("map x from y on"), ElementsAre("MOUNT"));
+  EXPECT_THAT(Behind("map x from y as"), IsEmpty());
+  EXPECT_THAT(Behind("list"), IsSupersetOf({"json", "K", "notree"}));
+  EXPECT_THAT(Behind("show"), IsSupersetOf({"DEVICE", "SESSION", "PATH"}));
+  EXPECT_THAT(Behind("path show"), Not(Contains("DEVICE")));
+  EXPECT_THAT(Behind("nonsense"), IsEmpty());
 }
 
 }  // namespace

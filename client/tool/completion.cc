@@ -1,0 +1,70 @@
+#include "client/tool/completion.h"
+
+#include <set>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "client/tool/control_files.h"
+#include "client/tool/words.h"
+
+namespace rnbd::client::tool {
+namespace {
+
+// "DEVICE", but not the unit "G".
+bool StandsForNames(const std::string& word) {
+  return word.size() > 1 && absl::ascii_isupper(static_cast<unsigned char>(word[0]));
+}
+
+class Names {
+ public:
+  void AddTo(const std::string& kind, std::set<std::string>* names) {
+    for (const MountFacts& mount : Mounts()) {
+      if (kind == "MOUNT") names->insert(mount.point);
+      if (kind == "DEVICE") {
+        for (const DeviceFacts& device : mount.devices) names->insert(device.name);
+      }
+      for (const SessionFacts& session : mount.sessions) {
+        if (kind == "SESSION" || kind == "SERVER") names->insert(session.name);
+        if (kind != "PATH") continue;
+        for (const PathFacts& path : session.paths) names->insert(path.destination);
+      }
+    }
+  }
+
+ private:
+  const std::vector<MountFacts>& Mounts() {
+    if (looked_) return mounts_;
+    looked_ = true;
+    const absl::StatusOr<std::vector<std::string>> points = FindMounts();
+    if (!points.ok()) return mounts_;
+    for (const std::string& point : *points) mounts_.push_back(ReadMount(point));
+    return mounts_;
+  }
+
+  bool looked_ = false;
+  std::vector<MountFacts> mounts_;
+};
+
+}  // namespace
+
+std::string Complete(const std::vector<std::string>& words) {
+  if (words.empty()) return std::string();
+  const std::string& beginning = words.back();
+  std::set<std::string> all;
+  Names names;
+  for (const std::string& word : WordsBehind({words.begin(), words.end() - 1})) {
+    if (StandsForNames(word)) {
+      names.AddTo(word, &all);
+    } else {
+      all.insert(word);
+    }
+  }
+  std::string text;
+  for (const std::string& word : all) {
+    if (absl::StartsWith(word, beginning)) text += word + "\n";
+  }
+  return text;
+}
+
+}  // namespace rnbd::client::tool
