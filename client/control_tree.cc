@@ -82,6 +82,13 @@ ControlTree::ControlTree(Mappings* mappings, AttributeTree* tree)
                if (!command.ok()) return done(command.status());
                mappings_->Map(*command, std::move(done));
              });
+  AddKeeper();
+}
+
+void ControlTree::AddKeeper() {
+  AttributeTree::Attribute keeper;
+  keeper.show = [] { return Line(absl::StrCat(getppid())); };
+  Add(absl::StrCat(kControl, "/keeper_pid"), std::move(keeper));
 }
 
 void ControlTree::Refresh() {

@@ -36,6 +36,7 @@ class ControlTree {
   using Paths = std::map<std::string, rtrs::PathAddress>;
   using Sessions = std::map<std::string, Paths>;
 
+  void AddKeeper();
   void RefreshDevices();
   void RefreshSessions();
   void AddDevice(const std::string& name);

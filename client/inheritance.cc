@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "client/service_manager.h"
+#include "common/service_manager.h"
 #include "common/status.h"
 
 namespace rnbd::client {

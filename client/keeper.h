@@ -18,9 +18,9 @@
 #include "client/keeper_states.h"
 #include "client/mount_state.h"
 #include "client/restart_wait.h"
-#include "client/service_manager.h"
 #include "client/standby.h"
 #include "client/upgrade_port.h"
+#include "common/service_manager.h"
 #include "common/unique_fd.h"
 #include "common/unique_mapping.h"
 

@@ -21,12 +21,12 @@
 #include "client/keeper.h"
 #include "client/loop_helper.h"
 #include "client/mount.h"
-#include "client/service_manager.h"
 #include "client/serving.h"
 #include "client/state_file.h"
 #include "client/upgrade_port.h"
 #include "common/logging.h"
 #include "common/process.h"
+#include "common/service_manager.h"
 #include "common/status.h"
 #include "config/client_config.h"
 

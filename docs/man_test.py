@@ -149,7 +149,7 @@ class ManualPages(unittest.TestCase):
     def test_attributes(self):
         with open("docs/control-tree.md", encoding="utf-8") as file:
             page = file.read()
-        there = {"map_device"}
+        there = {"map_device", "keeper_pid"}
         for title in ("Devices", "Sessions", "Paths"):
             table = re.search(rf"^## {title}: .*?(?=^## )", page, re.MULTILINE | re.DOTALL).group()
             for row in re.findall(r"^\| (`[^|]*) \| 0[0-7]{3} \|", table, re.MULTILINE):

@@ -3,6 +3,7 @@
 #include <gflags/gflags.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -11,8 +12,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "common/logging.h"
 #include "common/process.h"
+#include "common/service_manager.h"
+#include "common/watchdog.h"
 #include "config/server_config.h"
 #include "server/server_program.h"
 
@@ -22,6 +26,17 @@ DEFINE_bool(check, false, "check the configuration, print what it does, and end"
 
 namespace rnbd::server {
 namespace {
+
+// The next signal; until then the service manager learns that the program is alive.
+int WaitForSignal(const sigset_t& signals, Watchdog* watchdog) {
+  const absl::Duration interval = std::min(watchdog->interval(), absl::Hours(1));
+  const timespec limit = absl::ToTimespec(interval);
+  for (;;) {
+    const int signal = sigtimedwait(&signals, nullptr, &limit);
+    if (signal > 0) return signal;
+    watchdog->Look();
+  }
+}
 
 int Fail(const absl::Status& status) {
   std::fprintf(stderr, "rnbd-server: %s\n", std::string(status.message()).c_str());
@@ -42,6 +57,7 @@ int Main() {
   // Blocked here, before there are threads, so that they come to the wait below alone.
   const sigset_t signals = BlockSignals({SIGTERM, SIGINT, SIGHUP});
 
+  ServiceManager manager = ServiceManager::FromEnvironment();
   ServerProgram program(FLAGS_config, *std::move(config));
   absl::Status started = program.Start();
   if (!started.ok()) {
@@ -49,9 +65,12 @@ int Main() {
     return Fail(started);
   }
   spdlog::info("rnbd-server is ready");
+  manager.Notify("READY=1");
+  Watchdog watchdog(&manager, program.rings());
   int signal = 0;
-  while (sigwait(&signals, &signal) == 0 && signal == SIGHUP) program.Reload();
+  while ((signal = WaitForSignal(signals, &watchdog)) == SIGHUP) program.Reload();
   spdlog::info("ending on {}", strsignal(signal));
+  manager.Notify("STOPPING=1");
   if (!program.Stop()) {
     spdlog::shutdown();
     std::_Exit(1);

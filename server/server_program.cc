@@ -83,6 +83,12 @@ absl::Status ServerProgram::Start() {
   return StartAdministration();
 }
 
+std::vector<Ring*> ServerProgram::rings() const {
+  std::vector<Ring*> rings = {control_->ring()};
+  for (const auto& worker : workers_) rings.push_back(worker->ring());
+  return rings;
+}
+
 bool ServerProgram::Stop() {
   metrics_http_.reset();
   control_mount_.reset();

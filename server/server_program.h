@@ -39,6 +39,9 @@ class ServerProgram {
   // Stop() must follow, also where this fails.
   absl::Status Start();
 
+  // Every event loop that waits for no disk, after Start().
+  std::vector<Ring*> rings() const;
+
   // Reads the file again, a moment later, and does what it says, or nothing; logs what is different
   // or wrong.
   void Reload() {

@@ -1,4 +1,4 @@
-#include "client/service_manager.h"
+#include "common/service_manager.h"
 
 #include <fcntl.h>
 #include <sys/socket.h>
@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -14,10 +15,22 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 
-namespace rnbd::client {
+namespace rnbd {
 namespace {
 
 constexpr int kFirstStored = 3;  // SD_LISTEN_FDS_START
+
+absl::Duration WatchdogOfThisProcess() {
+  const char* microseconds = getenv("WATCHDOG_USEC");
+  const char* process = getenv("WATCHDOG_PID");
+  int64_t limit = 0;
+  int pid = getpid();
+  if (microseconds == nullptr || !absl::SimpleAtoi(microseconds, &limit) || limit <= 0 ||
+      (process != nullptr && !absl::SimpleAtoi(process, &pid)) || pid != getpid()) {
+    return absl::InfiniteDuration();
+  }
+  return absl::Microseconds(limit);
+}
 
 UniqueFd ConnectTo(const std::string& address) {
   sockaddr_un name = {};
@@ -41,6 +54,7 @@ ServiceManager ServiceManager::FromEnvironment() {
   if (address == nullptr) return manager;
   manager.address_ = address;
   manager.socket_ = ConnectTo(manager.address_);
+  manager.watchdog_ = WatchdogOfThisProcess();
   unsetenv("NOTIFY_SOCKET");
   return manager;
 }
@@ -91,4 +105,4 @@ UniqueFd TakeStored(absl::string_view name) {
   return UniqueFd();
 }
 
-}  // namespace rnbd::client
+}  // namespace rnbd

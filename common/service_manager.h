@@ -1,12 +1,13 @@
-#ifndef RNBD_CLIENT_SERVICE_MANAGER_H_
-#define RNBD_CLIENT_SERVICE_MANAGER_H_
+#ifndef RNBD_COMMON_SERVICE_MANAGER_H_
+#define RNBD_COMMON_SERVICE_MANAGER_H_
 
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "common/unique_fd.h"
 
-namespace rnbd::client {
+namespace rnbd {
 
 // What systemd, or another service manager that speaks sd_notify(3), keeps for a service: its state
 // for people, and descriptors that outlive its processes. One thread. Does nothing where there is
@@ -24,11 +25,16 @@ class ServiceManager {
   void Store(absl::string_view name, int fd);
   void Forget(absl::string_view name);
 
+  // How long it waits for WATCHDOG=1 before it takes this process to be dead (WATCHDOG_USEC);
+  // infinite where it does not watch it.
+  absl::Duration watchdog() const { return watchdog_; }
+
   // As NOTIFY_SOCKET had it; empty without a service manager.
   const std::string& address() const { return address_; }
 
  private:
   std::string address_;
+  absl::Duration watchdog_ = absl::InfiniteDuration();
   UniqueFd socket_;
 };
 
@@ -36,6 +42,6 @@ class ServiceManager {
 // none where there is none. The environment tells it (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES).
 UniqueFd TakeStored(absl::string_view name);
 
-}  // namespace rnbd::client
+}  // namespace rnbd
 
-#endif  // RNBD_CLIENT_SERVICE_MANAGER_H_
+#endif  // RNBD_COMMON_SERVICE_MANAGER_H_

@@ -1,4 +1,4 @@
-#include "client/service_manager.h"
+#include "common/service_manager.h"
 
 #include <fcntl.h>
 #include <sys/socket.h>
@@ -12,9 +12,10 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "gtest/gtest.h"
 
-namespace rnbd::client {
+namespace rnbd {
 namespace {
 
 // The manager's end.
@@ -109,5 +110,20 @@ TEST(ServiceManagerTest, TakesWhatWasStoredForThisProcess) {
   EXPECT_EQ(0, WEXITSTATUS(result));
 }
 
+TEST(ServiceManagerTest, WatchesTheProcessThatItSays) {
+  setenv("NOTIFY_SOCKET", "@nobody", 1);
+  setenv("WATCHDOG_USEC", "3000000", 1);
+  setenv("WATCHDOG_PID", absl::StrCat(getpid()).c_str(), 1);
+  EXPECT_EQ(ServiceManager::FromEnvironment().watchdog(), absl::Seconds(3));
+  setenv("NOTIFY_SOCKET", "@nobody", 1);
+  setenv("WATCHDOG_PID", absl::StrCat(getppid()).c_str(), 1);
+  EXPECT_EQ(ServiceManager::FromEnvironment().watchdog(), absl::InfiniteDuration());
+  unsetenv("WATCHDOG_PID");
+  setenv("NOTIFY_SOCKET", "@nobody", 1);
+  setenv("WATCHDOG_USEC", "soon", 1);
+  EXPECT_EQ(ServiceManager::FromEnvironment().watchdog(), absl::InfiniteDuration());
+  unsetenv("WATCHDOG_USEC");
+}
+
 }  // namespace
-}  // namespace rnbd::client
+}  // namespace rnbd
