@@ -141,15 +141,23 @@ bool IsOnMountOfOurs(const std::string& file) {
   return false;
 }
 
-// EEXIST where the link is needed.
-absl::Status CheckLink(const std::string& link, const std::string& path, const std::string& file) {
+// The device that a link leads to: ours has its path, udev's is relative. Empty, with errno, where
+// it is no link.
+std::string LinkedDevice(const std::string& link) {
   char target[PATH_MAX];
   const ssize_t length = readlink(link.c_str(), target, sizeof(target));
-  if (length < 0) {
+  if (length < 0) return std::string();
+  const absl::string_view text(target, static_cast<size_t>(length));
+  return absl::StrCat("/dev/", text.substr(text.rfind('/') + 1));
+}
+
+// EEXIST where the link is needed.
+absl::Status CheckLink(const std::string& link, const std::string& path, const std::string& file) {
+  const std::string other = LinkedDevice(link);
+  if (other.empty()) {
     if (errno == ENOENT) return absl::OkStatus();
     return ErrnoToStatus(EEXIST, absl::StrCat("link ", link, ", which is no link of ours"));
   }
-  const std::string other(target, static_cast<size_t>(length));
   const std::string behind = BackingFile(other);
   if (other == path || behind == file || !IsOnMountOfOurs(behind)) return absl::OkStatus();
   return ErrnoToStatus(EEXIST, absl::StrCat("link ", link, ", which is for ", behind, " on ", other,
@@ -235,11 +243,7 @@ absl::Status LinkLoop(const std::string& link, const std::string& path, const st
 }
 
 void UnlinkLoop(const std::string& link, const std::string& path) {
-  char target[PATH_MAX];
-  const ssize_t length = readlink(link.c_str(), target, sizeof(target));
-  if (length > 0 && path == absl::string_view(target, static_cast<size_t>(length))) {
-    unlink(link.c_str());
-  }
+  if (LinkedDevice(link) == path) unlink(link.c_str());
 }
 
 }  // namespace rnbd::client

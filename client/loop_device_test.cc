@@ -185,6 +185,16 @@ TEST_F(LoopDeviceTest, LinksAndUnlinks) {
   EXPECT_LT(readlink(link.c_str(), target, sizeof(target) - 1), 0);
 }
 
+TEST_F(LoopDeviceTest, RemovesTheLinkThatUdevHasMade) {
+  const std::string link = absl::StrCat(directory_.path(), "/disk-link");
+  ASSERT_EQ(symlink("../loop7", link.c_str()), 0);
+  UnlinkLoop(link, "/dev/loop8");
+  char target[64] = {};
+  EXPECT_GT(readlink(link.c_str(), target, sizeof(target) - 1), 0);
+  UnlinkLoop(link, "/dev/loop7");
+  EXPECT_LT(readlink(link.c_str(), target, sizeof(target) - 1), 0);
+}
+
 TEST_F(LoopDeviceTest, DoesNotReplaceWhatIsNoLink) {
   const std::string link = absl::StrCat(directory_.path(), "/plain");
   std::ofstream(link).close();

@@ -17,6 +17,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "common/process.h"
 #include "common/status.h"
@@ -46,7 +47,10 @@ absl::Status Malformed() { return absl::InvalidArgumentError("a message of anoth
 
 LoopReply Answer(const LoopRequest& request, const absl::Status& status) {
   if (status.ok()) return {request.id, 0, std::string()};
-  return {request.id, StatusToErrno(status), std::string(status.message())};
+  const int error = StatusToErrno(status);
+  // Whoever reads it makes a status of both, which ends so too.
+  const std::string name = absl::StrCat(": ", strerror(error));
+  return {request.id, error, std::string(absl::StripSuffix(status.message(), name))};
 }
 
 LoopReply Attach(const LoopRequest& request) {

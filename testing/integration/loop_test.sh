@@ -44,6 +44,7 @@ start() {
   )
 }
 
+has_size() { [[ $(blockdev --getsize64 "$loop") == "$1" ]]; }
 wait_for_loop() { wait_until 10 test -b "$LINK"; }
 
 # Runs it, and fails unless it says so and ends with status 1.
@@ -87,7 +88,7 @@ case_end
 
 case_start "follows the size of the device"
 echo 65536 >"$MNT/sys/block/$NAME/rnbd/resize"
-wait_until 10 test "$(blockdev --getsize64 "$loop")" = 33554432
+wait_until 10 has_size 33554432
 case_end
 
 case_start "detaches with the device"
