@@ -54,7 +54,7 @@ case_start "a process that does not end is ended"
 map
 kill -STOP "$(serving_process client)"
 kill -TERM "${daemon[client]}"
-expect_end 1 10
+expect_end 1 15  # twice drain_timeout, 4 s, and 3 s
 says "did not end in time; killing it"
 says "not everything may have been written"
 case_end
