@@ -178,7 +178,9 @@ absl::Status ClientProgram::StartThreads() {
   fabrics_ = std::make_unique<rtrs::AllFabrics>(stream, verbs);
   ASSIGN_OR_RETURN(control_, RingThread::Start("control", {}));
   for (size_t i = 0; i < workers; ++i) {
-    ASSIGN_OR_RETURN(auto worker, RingThread::Start(absl::StrCat("worker-", i), {}));
+    Ring::Options options;
+    options.poll = config_.worker_poll;
+    ASSIGN_OR_RETURN(auto worker, RingThread::Start(absl::StrCat("worker-", i), options));
     worker_rings_.push_back(worker->ring());
     workers_.push_back(std::move(worker));
     unaligned_.push_back(

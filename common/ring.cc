@@ -1,6 +1,7 @@
 #include "common/ring.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -40,10 +41,12 @@ int64_t Deadline(absl::Duration delay) {
 // so that a read which the kernel ends after the ring is gone hurts nobody.
 uint64_t ignored_count;
 
-// The newest set-up flags first: they let the kernel run completions in our own system calls.
-// Kernels before 6.1 refuse them.
+// The newest set-up flags first: they let the kernel run completions in our own system calls, and
+// say in memory when there are some. Kernels before 6.1 refuse them.
 int InitializeQueue(const Ring::Options& options, io_uring* ring) {
-  for (unsigned flags : {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN, 0U}) {
+  constexpr unsigned kDeferred =
+      IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
+  for (unsigned flags : {kDeferred, 0U}) {
     io_uring_params params = {};
     params.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED |
                    IORING_SETUP_SUBMIT_ALL | flags;
@@ -66,6 +69,20 @@ int InitializeQueueInTime(const Ring::Options& options, io_uring* ring) {
     if (result != -ENOMEM || absl::Now() > deadline) return result;
     absl::SleepFor(absl::Milliseconds(10));
   }
+}
+
+bool HasOneProcessor() {
+  cpu_set_t usable;
+  return sched_getaffinity(0, sizeof(usable), &usable) == 0 && CPU_COUNT(&usable) == 1;
+}
+
+// Leaves the processor's other thread to others for a moment.
+void Pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
 }
 
 const char* HintFor(int error_number) {
@@ -156,6 +173,7 @@ absl::Status Ring::Initialize(const Options& options) {
   int result = InitializeQueueInTime(options, &ring_);
   if (result < 0) return ErrnoToStatus(-result, HintFor(-result));
   initialized_ = true;
+  if (!HasOneProcessor()) poll_ns_ = absl::ToInt64Nanoseconds(options.poll);
   wakeup_.event_ = UniqueFd(eventfd(0, EFD_CLOEXEC));
   if (!wakeup_.event_.valid()) return ErrnoToStatus(errno, "create an eventfd");
   if (options.buffers > 0) {
@@ -312,8 +330,35 @@ void Ring::SubmitAndWait(absl::Duration timeout) {
   } else if (bounded) {
     WaitAtMost(timeout);
   } else {
-    io_uring_submit_and_wait(&ring_, 1);
+    Sleep();
   }
+}
+
+void Ring::Sleep() {
+  if (poll_ns_ == 0) {
+    io_uring_submit_and_wait(&ring_, 1);
+    return;
+  }
+  const int64_t start = MonotonicNow();
+  if (events_come_quickly_ && Poll(start + poll_ns_)) return;
+  io_uring_submit_and_wait(&ring_, 1);
+  events_come_quickly_ = MonotonicNow() - start < poll_ns_;
+}
+
+bool Ring::Poll(int64_t deadline) {
+  // Reading the clock may be a system call.
+  constexpr int kLooksPerClock = 16;
+  io_uring_submit_and_get_events(&ring_);
+  do {
+    for (int i = 0; i < kLooksPerClock; ++i) {
+      if (io_uring_cq_ready(&ring_) > 0) return true;
+      if ((std::atomic_ref(*ring_.sq.kflags).load() & IORING_SQ_TASKRUN) != 0) {
+        io_uring_get_events(&ring_);
+      }
+      Pause();
+    }
+  } while (MonotonicNow() < deadline);
+  return false;
 }
 
 void Ring::Turn(absl::Duration timeout) {

@@ -19,6 +19,7 @@ namespace {
 constexpr size_t kMaxDevicePath = 254;
 constexpr size_t kMaxFileName = 255;
 constexpr absl::string_view kControlTree = "sys";
+constexpr absl::Duration kMaxWorkerPoll = absl::Milliseconds(10);
 
 // What is wrong with the name of a file in the mount, or "".
 std::string FileNameError(absl::string_view name) {
@@ -241,6 +242,7 @@ absl::StatusOr<ClientConfig> ParseClientConfig(absl::string_view text, absl::str
   reader.ReadInteger("queue_depth", 1, 65535, &config.queue_depth);
   reader.ReadBool("payload_checksum", &config.payload_checksum);
   reader.ReadDuration("rdma_poll", absl::ZeroDuration(), kMaxRdmaPoll, &config.rdma_poll);
+  reader.ReadDuration("worker_poll", absl::ZeroDuration(), kMaxWorkerPoll, &config.worker_poll);
   ReadRequestMemory(&reader, &config.request_memory);
   ReadMount(&reader, &config.mount);
   reader.ReadDuration("drain_timeout", absl::ZeroDuration(), absl::Minutes(10),

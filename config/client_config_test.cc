@@ -72,6 +72,7 @@ TEST(ClientConfig, HasTheDocumentedDefaults) {
   EXPECT_EQ(config.queue_depth, 512u);
   EXPECT_FALSE(config.payload_checksum);
   EXPECT_EQ(config.rdma_poll, absl::Microseconds(20));
+  EXPECT_EQ(config.worker_poll, absl::Microseconds(30));
   EXPECT_EQ(config.request_memory, (RequestMemory{512, 32}));
   EXPECT_FALSE(config.mount.allow_other);
   EXPECT_EQ(config.drain_timeout, absl::Seconds(4));
@@ -373,9 +374,9 @@ TEST(DescribeClient, TellsAPersonWhatWouldHappen) {
             "workers: 2, each with a connection on every path, 512 small and 32 large buffers\n"
             "each worker takes up to 512 requests of the mount; it is for the user who mounts it\n"
             "payload_checksum: only for servers that ask for it; log level: info\n"
-            "rdma_poll: 20us\n"
+            "rdma_poll: 20us; worker_poll: 30us\n"
             "SIGTERM lets requests finish for up to 4s\n"
-            "session near (config/examples/client-all-keys.yaml:27)\n"
+            "session near (config/examples/client-all-keys.yaml:28)\n"
             "  path tcp:192.0.2.2@tcp:192.0.2.1:1234\n"
             "  path tcp:[2001:db8::2]@tcp:[2001:db8::1]:1234\n"
             "  each request takes the path with the fewest requests in flight\n"
@@ -385,7 +386,7 @@ TEST(DescribeClient, TellsAPersonWhatWouldHappen) {
             "without an answer after 2m\n"
             "    with a loop device, /dev/rnbd/disk0\n"
             "  file golden!debian.img is golden/debian.img, ro; while it is away, requests wait\n"
-            "session far (config/examples/client-all-keys.yaml:41)\n"
+            "session far (config/examples/client-all-keys.yaml:42)\n"
             "  path tcp:store.example.org:1234\n"
             "  connecting may take 1m, is tried again after 1s to 5m\n"
             "  a path is dead after 30s without a sign of life, with a heartbeat every 5s\n"
