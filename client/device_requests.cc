@@ -16,6 +16,9 @@ namespace {
 
 constexpr std::chrono::seconds kLogInterval(5);
 
+// Requests in flight with which a wake-up counts for more than the processor.
+constexpr size_t kFew = 2;
+
 bool IsChange(BlockOperation operation) {
   return operation != BlockOperation::kRead && operation != BlockOperation::kFlush;
 }
@@ -198,8 +201,13 @@ DeviceRequests::Request* DeviceRequests::Allocate(const FuseMessage& message, De
       timeout != absl::InfiniteDuration()) {
     WatchFrom(timeout);
   }
-  in_flight_.store(in_flight_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  SetInFlight(in_flight() + 1);
   return request;
+}
+
+void DeviceRequests::SetInFlight(size_t count) {
+  in_flight_.store(count, std::memory_order_relaxed);
+  ring_->set_may_poll(count <= kFew);
 }
 
 void DeviceRequests::Submit(Request* request) { request->file->device()->Submit(worker_, request); }
@@ -235,7 +243,7 @@ void DeviceRequests::Free(Request* request) {
   request->file = nullptr;
   request->next = free_;
   free_ = request;
-  in_flight_.store(in_flight_.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
+  SetInFlight(in_flight() - 1);
   devices_->Release(worker_, file);
   if (waiting_small_.first != nullptr || waiting_large_.first != nullptr ||
       when_freed_ != nullptr) {

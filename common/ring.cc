@@ -335,7 +335,7 @@ void Ring::SubmitAndWait(absl::Duration timeout) {
 }
 
 void Ring::Sleep() {
-  if (poll_ns_ == 0) {
+  if (poll_ns_ == 0 || !may_poll_) {
     io_uring_submit_and_wait(&ring_, 1);
     return;
   }

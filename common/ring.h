@@ -150,6 +150,10 @@ class Ring {
   // True on the owner thread, or when nobody runs the ring.
   bool OnOwnThread() const;
 
+  // Whether the loop may look for events before it sleeps (Options::poll); it may at first. For whoever
+  // knows that much is under way: looking then takes the processor from those who work on it.
+  void set_may_poll(bool may) { may_poll_ = may; }
+
   // Gives the kernel lasting access to memory, so that fixed reads and writes need not look it up.
   // Returns the slot to name in io_uring_prep_read_fixed/write_fixed; fails with ENOSPC when all
   // slots are taken, ENOMEM when RLIMIT_MEMLOCK is reached. At most 1 GiB.
@@ -219,6 +223,7 @@ class Ring {
   int64_t now_ns_ = 0;       // 0: not read in this turn
   bool timers_due_ = false;  // some of them may be
   int64_t poll_ns_ = 0;
+  bool may_poll_ = true;
   bool events_come_quickly_ = false;  // the last one within poll_ns_
   // Operations started and not yet completed for the last time.
   int64_t outstanding_ = 0;
