@@ -84,12 +84,14 @@ class FuseServerTest : public ::testing::TestWithParam<size_t> {
   AttributeTree control_{[this](std::function<void()> task) {
     if (hold_control_) {
       held_control_ = std::move(task);
+      control_is_held_.Notify();
     } else {
       task();
     }
   }};
   std::atomic<bool> hold_control_{false};
-  std::function<void()> held_control_;
+  std::function<void()> held_control_;  // of one answer, once control_is_held_
+  absl::Notification control_is_held_;
 
   // For answers of LOOKUP and the like; the reply is checked by its structure.
   FakeKernel kernel_;
@@ -193,6 +195,7 @@ TEST_P(FuseServerTest, WaitsForCommands) {
   EXPECT_FALSE(kernel_.Wait(unique, absl::Milliseconds(50)).ok());
   EXPECT_EQ(1U, server_->in_flight());
   hold_control_ = false;
+  control_is_held_.WaitForNotification();
   held_control_();
   EXPECT_EQ("x\n", kernel_.Wait(unique)->data);
 }
