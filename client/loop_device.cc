@@ -20,7 +20,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "client/mount.h"
-#include "client/mount_table.h"
+#include "common/mount_table.h"
 #include "common/status.h"
 #include "common/unique_fd.h"
 
