@@ -150,8 +150,9 @@ class Ring {
   // True on the owner thread, or when nobody runs the ring.
   bool OnOwnThread() const;
 
-  // Whether the loop may look for events before it sleeps (Options::poll); it may at first. For whoever
-  // knows that much is under way: looking then takes the processor from those who work on it.
+  // Whether the loop may look for events before it sleeps (Options::poll); it may at first. For
+  // whoever knows that much is under way: looking then takes the processor from those who work on
+  // it.
   void set_may_poll(bool may) { may_poll_ = may; }
 
   // Gives the kernel lasting access to memory, so that fixed reads and writes need not look it up.

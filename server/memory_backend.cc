@@ -49,8 +49,8 @@ absl::StatusOr<std::shared_ptr<MemoryDisk>> MemoryDisk::Create(uint64_t bytes) {
         EINVAL, absl::StrCat("a memory disk of ", bytes, " bytes (a multiple of 512 is needed)"));
   }
   ASSIGN_OR_RETURN(UniqueMapping memory, UniqueMapping::Anonymous(bytes));
-  // Finding a page takes as long as copying a good part of it, unless pages are large. No harm where
-  // the system has none.
+  // Finding a page takes as long as copying a good part of it, unless pages are large. No harm
+  // where the system has none.
   madvise(memory.data(), memory.size(), MADV_HUGEPAGE);
   return std::shared_ptr<MemoryDisk>(new MemoryDisk(std::move(memory)));
 }

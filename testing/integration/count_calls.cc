@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -112,13 +113,11 @@ using LockFunction = void(Mutex*);
 
 LockFunction* NextLock(const char* method) {
   static constexpr char kNamespace[] = RNBD_ABSL;
-  char name[128] = "_ZN4absl";
-  char length[8] = {static_cast<char>('0' + (sizeof(kNamespace) - 1) / 10),
-                    static_cast<char>('0' + (sizeof(kNamespace) - 1) % 10)};
-  for (const char* part : {static_cast<const char*>(length), kNamespace, method}) {
-    std::strncat(name, part, sizeof(name) - std::strlen(name) - 1);
-  }
-  return Next<LockFunction>(name);
+  char name[128];
+  std::snprintf(name, sizeof(name), "_ZN4absl%zu%s%s", sizeof(kNamespace) - 1, kNamespace, method);
+  auto* const next = Next<LockFunction>(name);
+  if (next == nullptr) std::abort();
+  return next;
 }
 
 }  // namespace
