@@ -140,7 +140,7 @@ class ManualPages(unittest.TestCase):
         there = set()
         for mode in ("client", "server"):
             text = run(RNBD, mode, "help").stdout
-            there.update(re.findall(rf"^  rnbd {mode} \w+ (\w+) ", text, re.MULTILINE))
+            there.update(re.findall(rf"^  rnbd {mode} (?:(?:device|session|path) )?(\w+) ", text, re.MULTILINE))
         self.assertIn("map", there)
         commands = section(read("rnbd.8"), "COMMANDS", "Sh")
         described = set(re.findall(r"^\.It Cm (\w+)", commands, re.MULTILINE))
@@ -149,10 +149,11 @@ class ManualPages(unittest.TestCase):
     def test_attributes(self):
         with open("docs/control-tree.md", encoding="utf-8") as file:
             page = file.read()
-        there = {"map_device", "keeper_pid"}
-        for title in ("Devices", "Sessions", "Paths"):
-            table = re.search(rf"^## {title}: .*?(?=^## )", page, re.MULTILINE | re.DOTALL).group()
-            for row in re.findall(r"^\| (`[^|]*) \| 0[0-7]{3} \|", table, re.MULTILINE):
+        there = {"map_device", "keeper_pid", "reload"}
+        tables = re.findall(r"^### (?:Devices|Sessions|Disks|Paths): .*?(?=^##)", page, re.MULTILINE | re.DOTALL)
+        self.assertEqual(len(tables), 5)
+        for table in tables:
+            for row in re.findall(r"^\| (`[^|]*) \| (?:0[0-7]{3}|link) \|", table, re.MULTILINE):
                 there.update(re.findall(r"`([^`]+)`", row))
         there.discard("…_to")
         there.add("stats/cpu_migration_to")
