@@ -7,8 +7,10 @@ in_private_mounts "$@"
 require_fuse
 require python3
 source testing/integration/remote_disk.sh
+source testing/integration/control_files.sh
 
 MNT=$TEST_DIR/mnt
+CONTROL=$MNT
 SYS=$MNT/sys
 CTL=$SYS/class/rnbd-client/ctl
 SESSIONS=$SYS/class/rtrs-client
@@ -24,47 +26,6 @@ start() {
     printf 'sessions:\n  - name: blya\n    paths: ["unix:%s"]\n    reconnect: {min: 50ms, max: 200ms}\n' "$SOCKET"
     printf '    devices:\n      - path: disk.img\n        name: disk0\n'
   )
-}
-
-# Writes a text with one write(2), as the shell's echo does, and prints the errno's name, or "ok".
-store() {
-  python3 - "$1" "$2" <<'PYTHON'
-import errno, os, sys
-path, text = sys.argv[1:]
-try:
-    file = os.open(path, os.O_WRONLY)
-    try:
-        os.write(file, text.encode())
-    finally:
-        os.close(file)
-    print("ok")
-except OSError as error:
-    print(errno.errorcode[error.errno])
-PYTHON
-}
-
-expect_store() {
-  local expected=$1 file=$2 text=$3 found
-  found=$(store "$file" "$text")
-  [[ $found == "$expected" ]] || fail "$text > ${file#"$MNT"/}: $found instead of $expected"
-}
-
-expect_text() {
-  local expected=$1 file=$2 found
-  found=$(<"$file")
-  [[ $found == "$expected" ]] || fail "${file#"$MNT"/} is '$found' instead of '$expected'"
-}
-
-expect_mode() {
-  local expected=$1 file=$2 found
-  found=$(stat -c %a "$file")
-  [[ $found == "$expected" ]] || fail "${file#"$MNT"/} has mode $found instead of $expected"
-}
-
-expect_names() {
-  local expected=$1 directory=$2 found
-  found=$(cd "$directory" && printf '%s ' *)
-  [[ $found == "$expected " ]] || fail "${directory#"$MNT"/} has '$found' instead of '$expected'"
 }
 
 # Until the next process has every device open: then it can end without a doubt about the last writes.

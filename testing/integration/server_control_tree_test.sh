@@ -7,9 +7,11 @@ in_private_mounts "$@"
 require_fuse
 require python3
 source testing/integration/remote_disk.sh
+source testing/integration/control_files.sh
 
 MNT=$TEST_DIR/mnt
 SYS=$TEST_DIR/sys
+CONTROL=$SYS
 IMAGES=$(realpath "$IMAGES")
 DISKS=$SYS/class/rnbd-server/ctl/devices
 SESSIONS=$SYS/class/rtrs-server
@@ -27,47 +29,6 @@ sessions:
   - name: "*"
     dev_search_path: $IMAGES
 YAML
-}
-
-# Writes a text with one write(2) and prints the errno's name, or "ok".
-store() {
-  python3 - "$1" "$2" <<'PYTHON'
-import errno, os, sys
-path, text = sys.argv[1:]
-try:
-    file = os.open(path, os.O_WRONLY | os.O_TRUNC)
-    try:
-        os.write(file, text.encode())
-    finally:
-        os.close(file)
-    print("ok")
-except OSError as error:
-    print(errno.errorcode[error.errno])
-PYTHON
-}
-
-expect_store() {
-  local expected=$1 file=$2 text=$3 found
-  found=$(store "$file" "$text")
-  [[ $found == "$expected" ]] || fail "$text > ${file#"$SYS"/}: $found instead of $expected"
-}
-
-expect_text() {
-  local expected=$1 file=$2 found
-  found=$(<"$file")
-  [[ $found == "$expected" ]] || fail "${file#"$SYS"/} is '$found' instead of '$expected'"
-}
-
-expect_mode() {
-  local expected=$1 file=$2 found
-  found=$(stat -c %a "$file")
-  [[ $found == "$expected" ]] || fail "${file#"$SYS"/} has mode $found instead of $expected"
-}
-
-expect_names() {
-  local expected=$1 directory=$2 found
-  found=$(cd "$directory" && printf '%s ' *)
-  [[ $found == "$expected " ]] || fail "${directory#"$SYS"/} has '$found' instead of '$expected'"
 }
 
 case_start "a server without sessions"
