@@ -20,7 +20,7 @@ require mkfs.ext4 e2fsck pgrep
 source testing/integration/remote_disk.sh
 
 # Beyond what the client has: less than half a second's worth of writing.
-readonly ROOM_MIB=32
+readonly ROOM_MIB=48
 readonly WRITTEN_MIB=96
 readonly LONGEST=100
 # Bit 24 of the capabilities.
