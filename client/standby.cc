@@ -31,8 +31,9 @@ std::pair<pid_t, KeeperLink> Standby::Take() {
 
 void Standby::Dismiss() {
   start_at_ns_ = kNever;
-  link_.Close();
+  // In this order: it would report a keeper that has died.
   if (pid_ != 0) kill(std::exchange(pid_, 0), SIGKILL);
+  link_.Close();
 }
 
 }  // namespace rnbd::client
