@@ -61,12 +61,13 @@ long SleepsOfTennis(absl::Duration poll, int hits) {
 
 TEST(RingPollTest, EventsThatComeQuicklyAreMetAwake) {
   if (HasOneProcessor()) GTEST_SKIP() << "one processor";
-  constexpr int kHits = 2000;
-  EXPECT_LT(SleepsOfTennis(absl::Milliseconds(10), kHits), kHits / 10);
+  constexpr int kHits = 1000;
+  // Where others want the processors too, an event may come late now and then.
+  EXPECT_LT(SleepsOfTennis(absl::Milliseconds(10), kHits), kHits / 4);
 }
 
 TEST(RingPollTest, WithoutPollingEveryWaitIsASleep) {
-  constexpr int kHits = 2000;
+  constexpr int kHits = 1000;
   EXPECT_GT(SleepsOfTennis(absl::ZeroDuration(), kHits), kHits / 10);
 }
 
