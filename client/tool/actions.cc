@@ -114,36 +114,17 @@ class Runner {
     }
     return all;
   }
-  std::vector<const PathFacts*> Paths() const {
-    std::vector<const PathFacts*> all;
-    for (const SessionFacts* session : Sessions()) {
-      for (const PathFacts& path : session->paths) all.push_back(&path);
-    }
-    return all;
-  }
+  std::vector<const PathFacts*> Paths() const { return PathsOf(Sessions()); }
 
   const std::string& name() const { return request_.names[0]; }
   bool IsAll() const { return name() == "all"; }
 
   template <typename Facts>
   std::vector<const Facts*> Called(const std::vector<const Facts*>& all) const {
-    std::vector<const Facts*> found;
-    for (const Facts* facts : all) {
-      if (IsCalled(*facts, name())) found.push_back(facts);
-    }
-    return found;
+    return tool::Called(all, name());
   }
-
-  // [SESSION] PATH
   std::vector<const PathFacts*> CalledPaths() const {
-    if (request_.names.size() == 1) return Called(Paths());
-    std::vector<const PathFacts*> found;
-    for (const SessionFacts* session : Called(Sessions())) {
-      for (const PathFacts& path : session->paths) {
-        if (IsCalledWithin(path, request_.names[1])) found.push_back(&path);
-      }
-    }
-    return found;
+    return tool::CalledPaths(Sessions(), request_.names);
   }
 
   absl::StatusOr<std::string> Rendered(const Table& table, Target target) const {

@@ -36,4 +36,22 @@ bool IsCalledWithin(const PathFacts& path, const std::string& name) {
          absl::StrCat(path.device, ":", path.port) == name;
 }
 
+std::vector<const PathFacts*> PathsOf(const std::vector<const SessionFacts*>& sessions) {
+  std::vector<const PathFacts*> all;
+  for (const SessionFacts* session : sessions) {
+    for (const PathFacts& path : session->paths) all.push_back(&path);
+  }
+  return all;
+}
+
+std::vector<const PathFacts*> CalledPaths(const std::vector<const SessionFacts*>& sessions,
+                                          const std::vector<std::string>& names) {
+  if (names.size() == 1) return Called(PathsOf(sessions), names[0]);
+  std::vector<const PathFacts*> found;
+  for (const PathFacts* path : PathsOf(Called(sessions, names[0]))) {
+    if (IsCalledWithin(*path, names[1])) found.push_back(path);
+  }
+  return found;
+}
+
 }  // namespace rnbd::client::tool

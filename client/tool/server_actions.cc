@@ -45,35 +45,16 @@ class ServerRunner {
     return all;
   }
 
-  std::vector<const PathFacts*> Paths() const {
-    std::vector<const PathFacts*> all;
-    for (const SessionFacts& session : facts_.sessions) {
-      for (const PathFacts& path : session.paths) all.push_back(&path);
-    }
-    return all;
-  }
+  std::vector<const PathFacts*> Paths() const { return PathsOf(All(facts_.sessions)); }
 
   const std::string& name() const { return request_.names[0]; }
 
   template <typename Facts>
   std::vector<const Facts*> Called(const std::vector<const Facts*>& all) const {
-    std::vector<const Facts*> found;
-    for (const Facts* facts : all) {
-      if (IsCalled(*facts, name())) found.push_back(facts);
-    }
-    return found;
+    return tool::Called(all, name());
   }
-
-  // [SESSION] PATH
   std::vector<const PathFacts*> CalledPaths() const {
-    if (request_.names.size() == 1) return Called(Paths());
-    std::vector<const PathFacts*> found;
-    for (const SessionFacts* session : Called(All(facts_.sessions))) {
-      for (const PathFacts& path : session->paths) {
-        if (IsCalledWithin(path, request_.names[1])) found.push_back(&path);
-      }
-    }
-    return found;
+    return tool::CalledPaths(All(facts_.sessions), request_.names);
   }
 
   absl::StatusOr<std::string> Rendered(const Table& table, Target target) const {
