@@ -380,7 +380,7 @@ void Keeper::ScheduleRestart(int status, bool served) {
     start_at_ns_ = now;
     return;
   }
-  const int64_t wait = restart_wait_.NextNs();
+  const int64_t wait = restart_wait_.NextNs(served);
   start_at_ns_ = now + wait;
   spdlog::error("process {}, which was to serve {}, {} {}; the next one starts in {} ms",
                 ended_process_, options_.mount_point, DescribeEnd(status),

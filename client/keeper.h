@@ -29,7 +29,7 @@ namespace rnbd::client {
 // The process that stays when the one that serves the mount dies. It holds /dev/fuse and the state
 // of the mount, and does nothing but have the next process go on with these when the one before was
 // killed or has crashed: at once if that had served for a while, otherwise after a wait that grows
-// to RestartWait::kLongestNs.
+// to RestartWait::kLongestAtWorkNs if it had served at all, to kLongestNs if not.
 //
 // The next process was started before: as soon as one serves the mount, another stands by, with
 // all the memory that it will need. When the machine waits for the mount to get memory, there may

@@ -83,6 +83,9 @@ class ScriptedServer final : private rtrs::ServerHandler {
     ScriptedServer* const server_;
   };
 
+  absl::Status MayBegin(const std::string&, const rtrs::Address&) override {
+    return absl::OkStatus();
+  }
   absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> OnSession(
       const rtrs::ServerSessionInfo&) override {
     return std::make_unique<Session>(this);

@@ -7,15 +7,17 @@
 namespace rnbd::client {
 
 // How long to wait before a process is started in place of one that has failed: 100 ms, doubled
-// from failure to failure, 10 s at most.
+// from failure to failure, up to a bound: 10 s, or 1 s where it did its work until then, for there
+// is somebody who waits for it.
 class RestartWait {
  public:
   static constexpr int64_t kShortestNs = 100'000'000;
   static constexpr int64_t kLongestNs = 10'000'000'000;
+  static constexpr int64_t kLongestAtWorkNs = 1'000'000'000;
 
-  // Another one has failed.
-  int64_t NextNs() {
-    const int64_t wait = next_ns_;
+  // Another one has failed, before it did its work or `at_work`.
+  int64_t NextNs(bool at_work = false) {
+    const int64_t wait = std::min(next_ns_, at_work ? kLongestAtWorkNs : kLongestNs);
     next_ns_ = std::min(2 * next_ns_, kLongestNs);
     return wait;
   }

@@ -20,6 +20,9 @@ TEST(RestartWaitTest, GrowsFromFailureToFailure) {
   EXPECT_EQ(200 * kMs, wait.NextNs());
   for (int i = 0; i < 10; ++i) wait.NextNs();
   EXPECT_EQ(RestartWait::kLongestNs, wait.NextNs());
+  EXPECT_EQ(RestartWait::kLongestAtWorkNs, wait.NextNs(/*at_work=*/true));
+  wait.Reset();
+  EXPECT_EQ(100 * kMs, wait.NextNs(/*at_work=*/true));
   wait.Reset();
   EXPECT_EQ(100 * kMs, wait.NextNs());
 }

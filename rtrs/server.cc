@@ -45,11 +45,6 @@ Server::Server(const ServerOptions& options, Ring* control, std::vector<Ring*> w
 
 Server::~Server() = default;
 
-bool Server::Session::closing() const {
-  return !paths.empty() && std::all_of(paths.begin(), paths.end(),
-                                       [](const ServerPath* path) { return path->closing(); });
-}
-
 absl::StatusOr<Address> Server::Listen(Fabric* fabric, const Address& address) {
   ASSIGN_OR_RETURN(std::unique_ptr<Listener> listener, fabric->Listen(control_, address, this));
   listeners_.push_back(std::move(listener));
@@ -176,8 +171,10 @@ absl::StatusOr<ServerChunks*> Server::OnInfo(ServerPath* path, const std::string
 
 absl::StatusOr<ServerChunks*> Server::JoinOrOpenSession(ServerPath* path, const std::string& name) {
   Session* session = sessions_.at(path->session_uuid()).get();
-  RETURN_IF_ERROR(ClaimName(*session, name));
-  if (session->handler == nullptr) {
+  if (session->state == ServerSessionState::kEstablishing) {
+    // Whoever may not have a session takes no name from anybody.
+    RETURN_IF_ERROR(handler_->MayBegin(name, session->client));
+    RETURN_IF_ERROR(ClaimName(*session, name));
     RETURN_IF_ERROR(OpenSession(session, name));
   } else if (session->name != name) {
     return ErrnoToStatus(EINVAL, absl::StrCat("a path of session \"", session->name,
@@ -196,15 +193,14 @@ absl::Status Server::ClaimName(const Session& session, const std::string& name) 
   if (known == session_names_.end() || known->second == session.uuid) return absl::OkStatus();
   const Session& other = *sessions_.at(known->second);
   const std::string shown = absl::CHexEscape(name);
-  const bool ending = other.paths.empty() || other.closing();
-  if (!ending && !SameHost(other.client, session.client)) {
+  if (!other.closing() && !SameHost(other.client, session.client)) {
     return ErrnoToStatus(
         EPERM, absl::StrCat("session name \"", shown, "\" is in use by a client at ",
                             other.client.ToString(),
                             "; if that one has died, the name is free when its heartbeat has "
                             "timed out"));
   }
-  if (!ending) {
+  if (!other.closing()) {
     ++counters_.sessions_taken_over;
     spdlog::warn("session {}: another client at the same address, {}, takes it over", shown,
                  session.client.ToString());
@@ -249,6 +245,7 @@ absl::Status Server::OpenSession(Session* session, const std::string& name) {
   chunks->set_handler(session->handler.get());
   session->chunks = std::move(chunks);
   session->name = name;
+  session->Enter(ServerSessionEvent::kOpened);
   session_names_[name] = session->uuid;
   chunk_memory_ += bytes;
   if (observer_ != nullptr) observer_->OnSession(name);
@@ -265,7 +262,12 @@ void Server::OnPathConnected(ServerPath* path) {
 void Server::OnPathClosing(ServerPath* path, bool was_connected, const absl::Status& why) {
   ++(was_connected ? counters_.paths_closed : counters_.paths_abandoned);
   if (StatusToErrno(why) == ETIMEDOUT) ++counters_.clients_timed_out;
-  const std::string& known_name = sessions_.at(path->session_uuid())->name;
+  Session* session = sessions_.at(path->session_uuid()).get();
+  if (std::all_of(session->paths.begin(), session->paths.end(),
+                  [](const ServerPath* each) { return each->closing(); })) {
+    session->Enter(ServerSessionEvent::kLastPathClosing);
+  }
+  const std::string& known_name = session->name;
   if (was_connected && observer_ != nullptr) observer_->OnPathGone(known_name, path);
   const absl::string_view name =
       known_name.empty() ? "(no name yet)" : absl::string_view(known_name);

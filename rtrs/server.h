@@ -20,6 +20,7 @@
 #include "rtrs/server_handler.h"
 #include "rtrs/server_observer.h"
 #include "rtrs/server_path.h"
+#include "rtrs/server_session_state.h"
 
 namespace rnbd::rtrs {
 
@@ -97,8 +98,10 @@ class Server final : private ListenHandler, private ServerPathOwner {
     std::unique_ptr<ServerChunks> chunks;
     std::unique_ptr<ServerSessionHandler> handler;
     std::vector<ServerPath*> paths;
+    ServerSessionState state = ServerSessionState::kEstablishing;
 
-    bool closing() const;
+    bool closing() const { return state == ServerSessionState::kClosing; }
+    void Enter(ServerSessionEvent event) { state = NextServerSessionState(state, event); }
   };
 
   // What the clients at one address, or all, have in use.

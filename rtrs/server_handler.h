@@ -39,7 +39,11 @@ class ServerSessionHandler {
 
 class ServerHandler {
  public:
-  // Control thread: a client asks for a session. A failure refuses it and tells the client why.
+  // Control thread: whether a client may have a session of this name. A failure refuses it and
+  // tells the client why; where there is a session of the name, it stays.
+  virtual absl::Status MayBegin(const std::string& session_name, const Address& client) = 0;
+  // Control thread: a client that may gets its session. A failure refuses it and tells the client
+  // why.
   virtual absl::StatusOr<std::unique_ptr<ServerSessionHandler>> OnSession(
       const ServerSessionInfo& session) = 0;
 

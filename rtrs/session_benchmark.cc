@@ -34,6 +34,7 @@ class NullSession final : public ServerSessionHandler {
 
 class NullServer final : public ServerHandler {
  public:
+  absl::Status MayBegin(const std::string&, const Address&) override { return absl::OkStatus(); }
   absl::StatusOr<std::unique_ptr<ServerSessionHandler>> OnSession(
       const ServerSessionInfo&) override {
     return std::make_unique<NullSession>();

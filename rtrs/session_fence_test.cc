@@ -340,6 +340,25 @@ TEST_P(SessionFenceTest, AClientThatWasStartedAnewTakesItsSessionOver) {
   EXPECT_EQ(server_->counters().sessions_taken_over, 1U);
 }
 
+// Its configuration has been changed and admits nobody of this name any more.
+TEST_P(SessionFenceTest, WhoMayNotHaveASessionTakesNoName) {
+  server_ = std::make_unique<TestServer>(fabric(), std::vector<Address>{ListenAddress(0)});
+  std::atomic<bool> admits{true};
+  server_->handler().may_begin = [&admits](const std::string&) {
+    return admits.load() ? absl::OkStatus() : ErrnoToStatus(EACCES, "not any more");
+  };
+  ASSERT_NO_FATAL_FAILURE(server_->Start());
+  ASSERT_NO_FATAL_FAILURE(StartClient({server_->path(0)}));
+  admits = false;
+  TestClient other(&cutting_, "blya", std::vector<PathAddress>{server_->path(0)});
+  other.Start();
+  EXPECT_TRUE(IsPeersReason(WaitForPeersReason(&other, EACCES), EACCES, "not any more"));
+  EXPECT_EQ(client_->Write(0, 1, 512), 0);
+  EXPECT_EQ(client_->downs(), 0);
+  EXPECT_EQ(server_->counters().sessions_taken_over, 0U);
+  other.Close();
+}
+
 // Two that live under one name would take it from each other for ever; who lost it keeps away for
 // as long as it ever waits.
 TEST_P(SessionFenceTest, WhoWasTakenOverComesBackLate) {

@@ -47,25 +47,25 @@ absl::Status BlockService::KeepPlaces() {
   return absl::OkStatus();
 }
 
+absl::Status BlockService::MayBegin(const std::string& session_name, const rtrs::Address& client) {
+  const auto config = config_->Get();
+  const absl::Status admitted = DecideSession(*config, session_name, client).status();
+  if (admitted.ok()) return admitted;
+  if (metrics_ != nullptr) metrics_->CountRefusedSession();
+  if (log_refusals_.Allow()) {
+    spdlog::warn("refused {} ({} more not shown)", admitted, log_refusals_.TakeSuppressed());
+  }
+  // A stranger learns that it is not admitted, not what would have to stand in the file.
+  return ErrnoToStatus(StatusToErrno(admitted),
+                       absl::StrCat("the server's configuration does not admit session \"",
+                                    session_name, "\" from ", client.ToString()));
+}
+
 absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> BlockService::OnSession(
     const rtrs::ServerSessionInfo& session) {
-  const auto config = config_->Get();
-  absl::StatusOr<const config::ServerSessionConfig*> entry =
-      DecideSession(*config, session.name, session.client);
-  if (!entry.ok()) {
-    if (metrics_ != nullptr) metrics_->CountRefusedSession();
-    if (log_refusals_.Allow()) {
-      spdlog::warn("refused {} ({} more not shown)", entry.status(),
-                   log_refusals_.TakeSuppressed());
-    }
-    // A stranger learns that it is not admitted, not what would have to stand in the file.
-    return ErrnoToStatus(StatusToErrno(entry.status()),
-                         absl::StrCat("the server's configuration does not admit session \"",
-                                      session.name, "\" from ", session.client.ToString()));
-  }
   auto opener = std::make_unique<PolicyOpener>(config_, session.name, session.client, &disks_);
-  return std::make_unique<DeviceSession>(session, std::move(opener), threads_, config->stuck_after,
-                                         observer_, metrics_);
+  return std::make_unique<DeviceSession>(session, std::move(opener), threads_,
+                                         config_->Get()->stuck_after, observer_, metrics_);
 }
 
 }  // namespace rnbd::server

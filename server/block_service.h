@@ -31,6 +31,7 @@ class BlockService final : public rtrs::ServerHandler {
   // ended (`state_file`).
   absl::Status KeepPlaces();
 
+  absl::Status MayBegin(const std::string& session_name, const rtrs::Address& client) override;
   absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> OnSession(
       const rtrs::ServerSessionInfo& session) override;
 

@@ -131,6 +131,9 @@ class DeviceServer final : private rtrs::ServerHandler {
  private:
   class Opener;
 
+  absl::Status MayBegin(const std::string&, const rtrs::Address&) override {
+    return absl::OkStatus();
+  }
   absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> OnSession(
       const rtrs::ServerSessionInfo& session) override;
   absl::StatusOr<server::OpenedDevice> Open(absl::string_view name, AccessMode mode);

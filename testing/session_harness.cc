@@ -41,6 +41,10 @@ class EchoServer::Session final : public ServerSessionHandler {
 
 EchoServer::~EchoServer() { EXPECT_EQ(sessions_.load(), 0) << "a session outlived its server"; }
 
+absl::Status EchoServer::MayBegin(const std::string& session_name, const Address&) {
+  return may_begin ? may_begin(session_name) : absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<ServerSessionHandler>> EchoServer::OnSession(
     const ServerSessionInfo& session) {
   EXPECT_EQ(session.chunks.size(),

@@ -44,8 +44,9 @@ class EchoServer final : public ServerHandler {
   EchoServer() = default;
   ~EchoServer();
 
-  // Asked, on the control thread, before a session is opened and before a path joins one. Set
-  // before the server starts.
+  // Asked, on the control thread, before a name is given to a session, before that is opened, and
+  // before a path joins one. Set before the server starts.
+  std::function<absl::Status(const std::string&)> may_begin;
   std::function<absl::Status(const ServerSessionInfo&)> on_session;
   std::function<absl::Status(const Address&)> may_join;
 
@@ -62,6 +63,7 @@ class EchoServer final : public ServerHandler {
   // Handlers of sessions that exist.
   int sessions() const { return sessions_.load(); }
 
+  absl::Status MayBegin(const std::string& session_name, const Address& client) override;
   absl::StatusOr<std::unique_ptr<ServerSessionHandler>> OnSession(
       const ServerSessionInfo& session) override;
 
