@@ -15,6 +15,9 @@ namespace {
 
 // In one turn; what is then submitted goes out together, and completions wait no longer than this.
 constexpr int kRequestsPerTurn = 32;
+// Of data that is written. What was copied from the kernel goes to the socket while the processor's
+// caches still hold it, and other workers find requests left to read.
+constexpr uint64_t kBytesPerTurn = 256 << 10;
 
 // Work that another worker is called for: a request whose copy takes longer than a wake-up, or more
 // requests in flight than one worker handles well.
@@ -98,7 +101,8 @@ bool FuseReader::TakeLanding() {
 }
 
 void FuseReader::Read() {
-  for (int i = 0; i < kRequestsPerTurn; ++i) {
+  uint64_t taken = 0;
+  for (int i = 0; i < kRequestsPerTurn && taken < kBytesPerTurn; ++i) {
     if (!TakeLanding() || !handler_->HasRoom()) return Starve();
     const iovec landing[] = {{&head_, sizeof(head_)},
                              {message_.small, RequestMemory::kSmallBytes},
@@ -112,6 +116,7 @@ void FuseReader::Read() {
     }
     if (bytes < static_cast<ssize_t>(sizeof(fuse_in_header))) return End(absl::OkStatus());
     message_.bytes = static_cast<size_t>(bytes);
+    taken += message_.payload();
     NoteWork();
     handler_->OnRequest(&message_);
   }

@@ -110,11 +110,11 @@ INSTANTIATE_TEST_SUITE_P(Workers, FuseServerTest, ::testing::Values(1, 2, 4));
 
 TEST_P(FuseServerTest, AgreesOnWhatTheDataPathNeeds) {
   EXPECT_EQ(7U, init_.major);
-  EXPECT_EQ(1U << 20, init_.max_write);
+  EXPECT_EQ(512U << 10, init_.max_write);
   EXPECT_EQ(512U, init_.max_background);
   EXPECT_NE(0U, init_.flags & FUSE_ASYNC_DIO);
   EXPECT_NE(0U, init_.flags & FUSE_MAX_PAGES);
-  EXPECT_EQ(256U, init_.max_pages);
+  EXPECT_EQ(128U, init_.max_pages);
   EXPECT_EQ(0U, init_.flags & FUSE_ATOMIC_O_TRUNC);
   EXPECT_EQ(0U, init_.flags & FUSE_WRITEBACK_CACHE);
 }

@@ -22,6 +22,9 @@ namespace {
 constexpr double kTimeout = 1.0;
 // Requests in flight that nobody waits for in a system call: those of loop and of asynchronous I/O.
 constexpr unsigned kMaxBackground = 512;
+// Bytes of a request, less than what a device takes at once: a processor's caches hold it on its
+// way (docs/performance.md), and the parts of a larger transfer go over several connections.
+constexpr unsigned kMaxWrite = 512 << 10;
 
 Filesystem* FilesystemOf(fuse_req_t request) {
   return static_cast<Filesystem*>(fuse_req_userdata(request));
@@ -32,7 +35,7 @@ void Want(fuse_conn_info* connection, unsigned capability) {
 }
 
 void Initialize(void*, fuse_conn_info* connection) {
-  connection->max_write = BlockDevice::kMaxTransfer;
+  connection->max_write = kMaxWrite;
   connection->max_background = kMaxBackground;
   connection->congestion_threshold = kMaxBackground / 4 * 3;
   Want(connection, FUSE_CAP_ASYNC_DIO);
