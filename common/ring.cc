@@ -17,6 +17,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/status.h"
+#include "common/time_slice.h"
 
 namespace rnbd {
 namespace {
@@ -431,6 +432,7 @@ absl::StatusOr<std::unique_ptr<RingThread>> RingThread::Start(const std::string&
   ASSIGN_OR_RETURN(result->ring_, Ring::Create(options));
   try {
     result->thread_ = std::thread([ring = result->ring_.get()] {
+      AskForShortTimeSlices();
       ring->Run();
       ring->Drain(absl::Seconds(1));
     });
