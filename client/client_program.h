@@ -141,6 +141,7 @@ class ClientProgram final : private MappedSession::Observer, private Mappings::H
   void OnDeviceFailed(const std::string& session, const config::ClientDeviceConfig& device,
                       const absl::Status& why) override;
   void OnDeviceReopened(RemoteDevice* device) override;
+  void OnDeviceGrown(RemoteDevice* device) override { OnResized(device->name()); }
   void OnLossTold(RemoteDevice* device) override;
   void OnPathsChanged() override { OnChanged(); }
 

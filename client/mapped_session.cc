@@ -132,6 +132,15 @@ void MappedSession::OnResendable() {
   for (const auto& device : devices_) device->remote->Resume();
 }
 
+// A device has grown: OPEN tells the size of one that is open already.
+void MappedSession::OnNews(uint32_t news) {
+  if (closing_) return;
+  for (const auto& device : devices_) {
+    if (device->remote->is_open() && device->remote->id() == news) device->has_news = true;
+  }
+  Proceed();
+}
+
 void MappedSession::OnSessionDown(const absl::Status& why) {
   retry_timer_.Cancel();
   if (!closing_) spdlog::warn("session {}: disconnected: {}", name(), why);
@@ -161,8 +170,8 @@ void MappedSession::OnHoldExpired(Device* device) {
   device->remote->AllowHolding(false);
 }
 
-// Sends what comes next: SESS_INFO, then OPEN for every device that is not open. When the session
-// goes down and comes up meanwhile, the message under way fails and all begins anew.
+// Sends what comes next: SESS_INFO, then OPEN for every device that is not open, or has news. When
+// the session goes down and comes up meanwhile, the message under way fails and all begins anew.
 void MappedSession::Proceed() {
   if (closing_ || admin_->busy() || !session_->connected()) return;
   if (greeted_) {
@@ -198,7 +207,8 @@ void MappedSession::OnGreeted(int error, absl::Span<const uint8_t> reply) {
 void MappedSession::OpenNext() {
   for (; next_ < devices_.size(); ++next_) {
     Device& device = *devices_[next_];
-    if (device.remote->is_open() || device.removed != nullptr) continue;
+    const bool has_news = std::exchange(device.has_news, false);
+    if (device.removed != nullptr || (device.remote->is_open() && !has_news)) continue;
     absl::StatusOr<OpenMessage> message = MakeOpen(device.config.path, device.config.access);
     if (!message.ok()) {
       OnOpenFailed(&device, message.status());
@@ -212,6 +222,9 @@ void MappedSession::OpenNext() {
   }
   next_ = 0;
   if (RemoveNext()) return;
+  for (const auto& device : devices_) {
+    if (device->has_news) return OpenNext();
+  }
   for (const auto& device : devices_) {
     if (!device->remote->is_open()) return RetryLater();
   }
@@ -230,6 +243,7 @@ void MappedSession::OnOpened(int error, absl::Span<const uint8_t> reply) {
   // The server closes with the session what it may just have opened.
   if (closing_) return FlushNext(0);
   Device& device = *devices_[next_];
+  if (device.remote->is_open()) return OnSizeAnswered(&device, error, reply);
   if (error != 0) {
     // Whatever the path took with it comes again with the session, or in a while over another path.
     const absl::string_view what =
@@ -251,6 +265,31 @@ void MappedSession::OnOpened(int error, absl::Span<const uint8_t> reply) {
   } else {
     OnOpenFailed(&device, status);
     if (open_at_server) return GiveBack(opened.device_id);
+  }
+  OpenNext();
+}
+
+// Where that fails, the server tells the news again.
+void MappedSession::OnSizeAnswered(Device* device, int error, absl::Span<const uint8_t> reply) {
+  if (error == ECONNABORTED) {
+    device->has_news = true;
+    return RetryLater();
+  }
+  ++next_;
+  OpenedDevice opened;
+  const absl::Status status =
+      error != 0 ? ErrnoToStatus(error, "the server") : ParseOpenResponse(reply, &opened);
+  if (!status.ok()) {
+    spdlog::warn("session {}: the size of device {}: {}", name(), device->config.name, status);
+    return OpenNext();
+  }
+  // It was taken away from us meanwhile, and is not to come back like this.
+  if (opened.device_id != device->remote->id()) return GiveBack(opened.device_id);
+  const uint64_t before = device->remote->disk_size();
+  if (device->remote->Grow(opened.geometry.nsectors * kSectorSize)) {
+    spdlog::info("session {}: device {} has grown from {} to {} bytes", name(), device->config.name,
+                 before, device->remote->disk_size());
+    observer_->OnDeviceGrown(device->remote.get());
   }
   OpenNext();
 }

@@ -49,6 +49,8 @@ class MappedSession final : private rtrs::ClientSessionHandler {
                                 const absl::Status& why) = 0;
     // A device that was open before is open again, perhaps larger.
     virtual void OnDeviceReopened(RemoteDevice* device) = 0;
+    // A device that is open has grown at the server.
+    virtual void OnDeviceGrown(RemoteDevice*) {}
     // A FLUSH has failed because writes before it may be lost: whoever waits for it knows.
     virtual void OnLossTold(RemoteDevice*) {}
     // A path of the session came up, went down, was added, or has gone.
@@ -123,6 +125,7 @@ class MappedSession final : private rtrs::ClientSessionHandler {
     std::unique_ptr<RemoteDevice> remote;
     bool reported = false;  // to the observer, whichever way
     bool was_open = false;
+    bool has_news = false;  // it is open, and the server is to be asked for its size
     std::string last_failure;
     std::unique_ptr<Ring::Timer> hold_timer;  // for a finite io_hold, while the device is not open
 
@@ -143,6 +146,7 @@ class MappedSession final : private rtrs::ClientSessionHandler {
                        absl::Duration retry_in) override;
 
   void OnPathsChanged() override { observer_->OnPathsChanged(); }
+  void OnNews(uint32_t news) override;
 
   Device* MakeDevice(const config::ClientDeviceConfig& config);
   Device* FindDevice(const std::string& device_name) const;
@@ -165,6 +169,7 @@ class MappedSession final : private rtrs::ClientSessionHandler {
   void RetryLater();
   void OnOpened(int error, absl::Span<const uint8_t> reply);
   void OnDeviceIsOpen(Device* device);
+  void OnSizeAnswered(Device* device, int error, absl::Span<const uint8_t> reply);
   void OnOpenFailed(Device* device, const absl::Status& why);
   void GiveBack(uint32_t device_id);
   void OnNoAnswer();
@@ -189,7 +194,7 @@ class MappedSession final : private rtrs::ClientSessionHandler {
   bool was_up_ = false;
   std::set<std::string> failed_paths_;  // those that ever failed to connect
   bool greeted_ = false;                // SESS_INFO was answered since the session came up
-  size_t next_ = 0;                     // the device to open next
+  size_t next_ = 0;                     // the device to send OPEN for next
   absl::Duration retry_wait_;
   Ring::Timer retry_timer_;
   Ring::Timer answer_timer_;  // SESS_INFO or OPEN takes too long

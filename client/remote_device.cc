@@ -78,6 +78,13 @@ absl::Status RemoteDevice::Open(const OpenedDevice& opened, bool cache_survived)
   return absl::OkStatus();
 }
 
+bool RemoteDevice::Grow(uint64_t bytes) {
+  if (bytes <= disk_size()) return false;
+  size_.store(bytes, std::memory_order_release);
+  disk_size_.store(bytes, std::memory_order_release);
+  return true;
+}
+
 DeviceFacts RemoteDevice::facts() const {
   return {disk_size(), logical_block_size_, physical_block_size_, identity_};
 }

@@ -81,6 +81,10 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   // one not answer.
   void ShareSession() { shares_session_.store(true, std::memory_order_relaxed); }
 
+  // Control thread, while the device is open: the server says that it has `bytes` now. False where
+  // that is not more than before; a device never shrinks.
+  bool Grow(uint64_t bytes);
+
   // Control thread: shows another size, whatever the server's is, until the device is opened again.
   void Resize(uint64_t bytes) { size_.store(bytes, std::memory_order_release); }
 

@@ -453,6 +453,8 @@ absl::StatusOr<ServerConfig> ParseServerConfig(absl::string_view text, absl::str
                       &config.drain_timeout);
   reader.ReadDuration("stuck_after", absl::Milliseconds(100), absl::InfiniteDuration(),
                       &config.stuck_after);
+  reader.ReadDuration("resize_interval", absl::Milliseconds(100), absl::InfiniteDuration(),
+                      &config.resize_interval);
   reader.ReadDuration("grace_period", absl::ZeroDuration(), absl::Hours(1), &config.grace_period);
   ReadPath(&reader, "state_file", "a file", &config.state_file);
   ReadLimits(&reader, &config);

@@ -99,6 +99,9 @@ struct ServerConfig {
   absl::Duration drain_timeout = absl::Seconds(4);
   // Requests that a disk has not answered for so long are logged; InfiniteDuration: never.
   absl::Duration stuck_after = absl::Seconds(30);
+  // How often the server looks whether a disk that is open has grown; InfiniteDuration: only when
+  // told.
+  absl::Duration resize_interval = absl::Seconds(5);
   // For how long the place of a writer whose session was lost is kept for its session name.
   absl::Duration grace_period = absl::Seconds(30);
   std::string state_file;  // where writers are remembered over a restart; empty: nowhere

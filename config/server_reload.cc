@@ -78,6 +78,7 @@ class Planner {
     Take("establishment_timeout", running_.establishment_timeout, now.establishment_timeout);
     Take("drain_timeout", running_.drain_timeout, now.drain_timeout);
     Take("stuck_after", running_.stuck_after, now.stuck_after);
+    Take("resize_interval", running_.resize_interval, now.resize_interval);
     Take("log.level", running_.log.level, now.log.level);
     TakeLimits(running_.limits, now.limits);
     TakeDevices("memory_devices", running_.memory_devices, &now.memory_devices);

@@ -143,6 +143,10 @@ void ClientConnection::OnReceipt(const Receipt& receipt) {
       PostResponseReceive();
       owner_->OnHeartbeatAck(this);
       return;
+    case ImmediateType::kNews:
+      PostResponseReceive();
+      owner_->OnNews(this, NewsIn(receipt.immediate));
+      return;
     default:
       // Unknown types are ignored as the kernel does; newer peers may send them.
       PostResponseReceive();

@@ -81,6 +81,8 @@ class ClientConnectionOwner {
   // The connection was activated and takes requests, unless it was lost meanwhile.
   virtual void OnConnectionReady(ClientConnection* connection) = 0;
   virtual void OnHeartbeatAck(ClientConnection* connection) = 0;
+  // NEWS, of a server that may send them or not.
+  virtual void OnNews(ClientConnection* connection, uint32_t news) = 0;
   // A request was answered.
   virtual void OnPermitFree(ClientConnection* connection, uint32_t permit) = 0;
   // Requests are about to fail with the connection; the server may still be at work on them.

@@ -260,6 +260,11 @@ void ClientPath::OnHeartbeatAck(ClientConnection* connection) {
                             std::memory_order_relaxed);
 }
 
+// From any other server, or on a worker's connection, it is an immediate of an unknown type.
+void ClientPath::OnNews(ClientConnection* connection, uint32_t news) {
+  if (connection->cid() == 0 && (features_ & kNews) != 0) owner_->OnNews(news);
+}
+
 void ClientPath::OnPermitFree(ClientConnection* connection, uint32_t permit) {
   owner_->OnPermitFree(connection->lane(), permit);
 }

@@ -50,6 +50,9 @@ class ClientPathOwner {
   // of their chunks.
   virtual void OnPermitsReturned(const std::vector<uint32_t>& permits) = 0;
 
+  // What the server tells without being asked.
+  virtual void OnNews(uint32_t news) = 0;
+
   // On any lane's thread, before the first request fails with a connected path: see NeedsFence().
   virtual void OnRequestsLost() = 0;
   // Nothing that was lost with earlier connections of the path runs any more on the server.
@@ -157,6 +160,7 @@ class ClientPath final : private ClientConnectionOwner {
   void OnInfoResponse(ClientConnection* connection, absl::Span<const uint8_t> message) override;
   void OnConnectionReady(ClientConnection* connection) override;
   void OnHeartbeatAck(ClientConnection* connection) override;
+  void OnNews(ClientConnection* connection, uint32_t news) override;
   void OnPermitFree(ClientConnection* connection, uint32_t permit) override;
   void OnRequestsLost() override;
   void OnConnectionLost(ClientConnection* connection) override;

@@ -112,6 +112,30 @@ TEST_P(ClientProtocolTest, ChecksTheAcceptance) {
   }
 }
 
+// From any other server, or over another connection, it is an unknown immediate.
+TEST_P(ClientProtocolTest, TakesNewsOfAServerThatSaysSoOnItsServiceConnection) {
+  for (const bool ours : {false, true}) {
+    SCOPED_TRACE(ours);
+    client_.reset();
+    server_ = std::make_unique<RawServer>(fabric(), ListenAddress(), thread_.get());
+    server_->response = [&](const ConnectRequest&) {
+      ConnectResponse response = MakeConnectResponse(server_->geometry, false);
+      if (ours) response.extension = Extension::Ours();
+      return Bytes(response);
+    };
+    ASSERT_NO_FATAL_FAILURE(Start());
+    ASSERT_TRUE(client_->WaitUp(1));
+    server_->RespondImmediate(1, EncodeNews(1));
+    for (uint32_t news : {uint32_t{5}, kMaxNews}) server_->RespondImmediate(0, EncodeNews(news));
+    // Answers come behind them, on either connection.
+    EXPECT_EQ(client_->Read(client_->control_lane(), 0x21, 512), 0);
+    EXPECT_EQ(client_->Read(0, 0x21, 512), 0);
+    const std::vector<uint32_t> expected = {5, kMaxNews};
+    EXPECT_EQ(client_->news(), ours ? expected : std::vector<uint32_t>());
+    EXPECT_EQ(client_->downs(), 0);
+  }
+}
+
 // Later connections only have to be accepted; what they announce is not looked at.
 TEST_P(ClientProtocolTest, OnlyConnectionZeroAnnouncesTheGeometry) {
   server_->response = [&](const ConnectRequest& request) {

@@ -281,6 +281,10 @@ void ClientSession::SendFences() {
   }
 }
 
+void ClientSession::OnNews(uint32_t news) {
+  if (state_ == ClientSessionState::kUp) handler_->OnNews(news);
+}
+
 void ClientSession::OnRequestsLost() { unfenced_paths_.fetch_add(1, std::memory_order_acq_rel); }
 
 void ClientSession::OnFenced() {

@@ -51,6 +51,8 @@ class ClientSessionHandler {
                                absl::Duration retry_in) = 0;
   // A path came up, went down, was added, or has gone.
   virtual void OnPathsChanged() {}
+  // What the server's layer above tells ours without being asked; perhaps more than once.
+  virtual void OnNews(uint32_t) {}
 
  protected:
   ~ClientSessionHandler() = default;
@@ -181,6 +183,7 @@ class ClientSession final : private ClientPathOwner {
   void OnPathDown(ClientPath* path, bool was_connected, const absl::Status& why,
                   absl::Duration retry_in) override;
   void OnPermitsReturned(const std::vector<uint32_t>& permits) override;
+  void OnNews(uint32_t news) override;
   void OnRequestsLost() override;
   void OnFenced() override;
   void OnConnectionReady(ClientConnection* connection) override;

@@ -22,7 +22,10 @@ inline constexpr Features kImmediatesInMessages = 0x02;
 // (common/rnbd_messages.h): what a client needs to send requests again that it lost with a path.
 inline constexpr Features kRecovery = 0x04;
 
-inline constexpr Features kOurFeatures = kLargeRequests | kImmediatesInMessages | kRecovery;
+// A client takes NEWS (see immediate.h), of what its server wants to say without being asked.
+inline constexpr Features kNews = 0x08;
+
+inline constexpr Features kOurFeatures = kLargeRequests | kImmediatesInMessages | kRecovery | kNews;
 
 struct Extension {
   Le32 magic = 0;

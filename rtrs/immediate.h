@@ -25,12 +25,21 @@ enum class ImmediateType : uint8_t {
   kRequest = 0,                 // IO_REQ, client to server
   kResponse = 1,                // IO_RSP, server to client
   kResponseWithInvalidate = 2,  // IO_RSP_W_INV: the request's key has been invalidated remotely
+  kNews = 4,                    // server to client, only where both are ours (kNews in features.h)
   kHeartbeat = 8,               // HB_MSG, either way
   kHeartbeatAck = 9,            // HB_ACK, either way
 };
 
 inline constexpr uint32_t kHeartbeatImmediate = 0x80000000;
 inline constexpr uint32_t kHeartbeatAckImmediate = 0x90000000;
+
+// News for the layer above, in as many bits as a payload has.
+inline constexpr uint32_t kMaxNews = (1u << kImmediatePayloadBits) - 1;
+constexpr uint32_t EncodeNews(uint32_t news) {
+  assert(news <= kMaxNews);
+  return static_cast<uint32_t>(ImmediateType::kNews) << kImmediatePayloadBits | news;
+}
+constexpr uint32_t NewsIn(uint32_t immediate) { return immediate & kMaxNews; }
 
 constexpr ImmediateType TypeOfImmediate(uint32_t immediate) {
   return static_cast<ImmediateType>(immediate >> kImmediatePayloadBits);
@@ -132,6 +141,8 @@ class ImmediateCodec {
             TypeOfImmediate(immediate) == ImmediateType::kResponse ? "IO_RSP" : "IO_RSP_W_INV",
             " msg_id=", immediate & ((1u << kResponseIdBits) - 1),
             " errno=", immediate >> kResponseIdBits & kMaxWireErrno);
+      case ImmediateType::kNews:
+        return absl::StrCat("NEWS ", NewsIn(immediate));
       case ImmediateType::kHeartbeat:
         return "HB_MSG";
       case ImmediateType::kHeartbeatAck:

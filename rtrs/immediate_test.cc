@@ -98,11 +98,19 @@ TEST(ImmediateTest, FitsWhatTheBitsCanHold) {
   EXPECT_FALSE(ImmediateFits(std::numeric_limits<uint32_t>::max(), 8192));
 }
 
+TEST(ImmediateTest, NewsHaveATypeOfTheirOwnAndAllBitsOfAPayload) {
+  for (uint32_t news : {0u, 1u, 65535u, kMaxNews}) {
+    EXPECT_EQ(TypeOfImmediate(EncodeNews(news)), ImmediateType::kNews);
+    EXPECT_EQ(NewsIn(EncodeNews(news)), news);
+  }
+}
+
 TEST(ImmediateTest, DescribesAnyValue) {
   const ImmediateCodec codec(64);
   EXPECT_EQ(codec.Describe(0x00401020), "IO_REQ buf_id=1 off=4128");
   EXPECT_EQ(codec.Describe(0x13580000), "IO_RSP msg_id=0 errno=107");
   EXPECT_EQ(codec.Describe(0x20000001), "IO_RSP_W_INV msg_id=1 errno=0");
+  EXPECT_EQ(codec.Describe(EncodeNews(7)), "NEWS 7");
   EXPECT_EQ(codec.Describe(kHeartbeatImmediate), "HB_MSG");
   EXPECT_EQ(codec.Describe(kHeartbeatAckImmediate), "HB_ACK");
   EXPECT_EQ(codec.Describe(0x30000007), "unknown immediate 0x30000007");

@@ -241,6 +241,11 @@ absl::Status Server::OpenSession(Session* session, const std::string& name) {
   ASSIGN_OR_RETURN(std::unique_ptr<ServerChunks> chunks, ServerChunks::Create(session->geometry));
   ServerSessionInfo info = {name, session->client, session->geometry, session->features,
                             chunks->memory()};
+  if ((session->features & kNews) != 0) {
+    info.send_news = [session](uint32_t news) {
+      for (ServerPath* path : session->paths) path->SendNews(news);
+    };
+  }
   ASSIGN_OR_RETURN(session->handler, handler_->OnSession(info));
   chunks->set_handler(session->handler.get());
   session->chunks = std::move(chunks);

@@ -69,7 +69,7 @@ void ServerConnection::OnReceipt(const Receipt& receipt) {
       TakeRequest(receipt.immediate);
       return;
     case ImmediateType::kHeartbeat:
-      SendHeartbeat(kHeartbeatAckImmediate);
+      SendBare(kHeartbeatAckImmediate);
       return;
     default:
       // Acknowledgements were counted as a sign of life above; unknown types are ignored, as the
@@ -308,7 +308,7 @@ void ServerConnection::SendInfoResponse(absl::Span<const uint8_t> message, uint3
   connection_->Post(work);
 }
 
-void ServerConnection::SendHeartbeat(uint32_t immediate) {
+void ServerConnection::SendBare(uint32_t immediate) {
   WorkRequest work;
   work.opcode = Opcode::kWriteWithImmediate;
   work.immediate = immediate;

@@ -89,8 +89,8 @@ class ServerConnection final : public ConnectionHandler {
   // Opens all windows, the first of which has this address, and sends their keys. `message` has
   // room for an INFO_RSP with a descriptor for each chunk.
   void SendWindows(uint64_t address, absl::Span<uint8_t> message, uint32_t local_key);
-  // HB_MSG or HB_ACK: a write of nothing.
-  void SendHeartbeat(uint32_t immediate);
+  // HB_MSG, HB_ACK or NEWS: a write of nothing.
+  void SendBare(uint32_t immediate);
   // The answer to a request that came over this connection.
   void Respond(ServerRequest* request, int error);
 

@@ -1,6 +1,8 @@
 #ifndef RNBD_RTRS_SERVER_HANDLER_H_
 #define RNBD_RTRS_SERVER_HANDLER_H_
 
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -20,6 +22,10 @@ struct ServerSessionInfo {
   SessionGeometry geometry;
   Features features = 0;       // of the client
   absl::Span<uint8_t> chunks;  // the memory of all chunks; lives as long as the session's handler
+  // Control thread, while the handler lives: tells the client's layer above something of at most
+  // kMaxNews without being asked. May come twice, or not at all where a path is lost. Null where
+  // the client takes no news.
+  std::function<void(uint32_t news)> send_news = nullptr;
 };
 
 // One session, from its first path to its last.

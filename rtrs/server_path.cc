@@ -213,7 +213,7 @@ void ServerPath::OnHeartbeatTimer() {
       return;
     case Heartbeat::Action::kSend: {
       ServerConnection* service = connections_.front().get();
-      service->ring()->Post([service] { service->SendHeartbeat(kHeartbeatImmediate); });
+      service->ring()->Post([service] { service->SendBare(kHeartbeatImmediate); });
       return;
     }
     case Heartbeat::Action::kDead:
@@ -222,6 +222,13 @@ void ServerPath::OnHeartbeatTimer() {
                                   absl::FormatDuration(heartbeat_settings_.DetectionBound()))));
       return;
   }
+}
+
+// Behind INFO_RSP, which the same thread has sent.
+void ServerPath::SendNews(uint32_t news) {
+  if (state_ != State::kConnected) return;
+  ServerConnection* service = connections_.front().get();
+  service->ring()->Post([service, news] { service->SendBare(EncodeNews(news)); });
 }
 
 void ServerPath::OnConnectionLost(ServerConnection* connection, const absl::Status& why) {

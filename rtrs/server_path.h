@@ -79,6 +79,9 @@ class ServerPath final : private ServerConnectionOwner {
   // Takes the path down.
   void Close(const absl::Status& why);
 
+  // Sends NEWS, which the client takes; nothing where the path is not connected.
+  void SendNews(uint32_t news);
+
   State state() const { return state_; }
   bool closing() const { return state_ == State::kClosing || state_ == State::kClosed; }
   // Connections that were accepted ever, and those of them that are not quiet yet.

@@ -55,6 +55,39 @@ class ServerProtocolTest : public SessionFixture {
   std::unique_ptr<TestServer> server_;
 };
 
+TEST_P(ServerProtocolTest, NewsGoToClientsThatTakeThemOnly) {
+  struct Case {
+    const char* name;
+    Features features;
+    bool takes;
+  };
+  for (const Case& c : {Case{"Kernel", 0, false}, Case{"OlderOurs", kRecovery, false},
+                        Case{"Ours", kOurFeatures, true}}) {
+    SCOPED_TRACE(c.name);
+    Start();
+    std::function<void(uint32_t)> send_news;
+    server_->handler().on_session = [&](const ServerSessionInfo& session) {
+      send_news = session.send_news;
+      return absl::OkStatus();
+    };
+    auto client = NewClient();
+    if (c.features != 0) {
+      client->request.extension = Extension::Ours();
+      client->request.extension.bits = c.features;
+    }
+    ASSERT_NO_FATAL_FAILURE(client->Establish("blya", 2));
+    ASSERT_EQ(send_news != nullptr, c.takes);
+    if (c.takes) {
+      server_->threads().control()->RunAndWait([&] { send_news(kMaxNews); });
+      const auto messages = client->WaitForMessages(0, 1);
+      ASSERT_EQ(messages.size(), 1U);
+      EXPECT_EQ(messages[0].immediate, absl::make_optional(EncodeNews(kMaxNews)));
+    }
+    client.reset();
+    server_->Stop();
+  }
+}
+
 // Ways to break the protocol. The client has the number of connections that the case wants, and is
 // connected unless it is not to be.
 struct Violation {

@@ -3,7 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
+#include "absl/status/statusor.h"
 #include "common/ring.h"
 
 namespace rnbd::server {
@@ -79,8 +81,16 @@ class Backend {
   // Only after every request is done. May block (closing a file).
   virtual ~Backend() = default;
 
-  // Constant while the backend lives.
+  // As it was opened; constant while the backend lives.
   virtual const Geometry& geometry() const = 0;
+
+  // How many bytes the disk has now, in whole logical blocks. May block. Nothing of it holds the
+  // disk, and it may be called when the backend has gone. Null where the size never changes.
+  using SizeLook = std::function<absl::StatusOr<uint64_t>()>;
+  virtual SizeLook size_look() const { return nullptr; }
+
+  // The disk has grown to `size`: requests may go there from now on. One thread at a time.
+  virtual void Grow(uint64_t) {}
 
   // Whether requests gain from data in registered buffers.
   virtual bool wants_registered_buffers() const { return false; }

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <string>
 
 #include "absl/numeric/bits.h"
@@ -94,6 +95,31 @@ absl::StatusOr<Geometry> ReadBlockGeometry(int fd, absl::string_view sysfs) {
   ReadQueue(absl::StrCat(sysfs, "/dev/block/", major(status.st_rdev), ":", minor(status.st_rdev)),
             &geometry);
   return geometry;
+}
+
+// A descriptor with O_PATH names the file and does not hold it open: a lock of the disk's own
+// descriptor does not last for it. There is none for a block device, whose size is in sysfs.
+Backend::SizeLook MakeSizeLook(int fd, uint32_t logical_block_size, absl::string_view sysfs) {
+  struct stat opened;
+  if (fstat(fd, &opened) != 0) return nullptr;
+  if (S_ISBLK(opened.st_mode)) {
+    return [path = absl::StrCat(sysfs, "/dev/block/", major(opened.st_rdev), ":",
+                                minor(opened.st_rdev), "/size"),
+            logical_block_size]() -> absl::StatusOr<uint64_t> {
+      const uint64_t bytes = ReadNumber(path) * kSector;
+      if (bytes == 0) return ErrnoToStatus(ENXIO, absl::StrCat("read ", path));
+      return bytes - bytes % logical_block_size;
+    };
+  }
+  auto named = std::make_shared<UniqueFd>(
+      open(absl::StrCat("/proc/self/fd/", fd).c_str(), O_PATH | O_CLOEXEC));
+  if (!named->valid()) return nullptr;
+  return [named, logical_block_size]() -> absl::StatusOr<uint64_t> {
+    struct stat now;
+    if (fstat(named->get(), &now) != 0) return ErrnoToStatus(errno, "stat the image file");
+    const auto bytes = static_cast<uint64_t>(now.st_size);
+    return bytes - bytes % logical_block_size;
+  };
 }
 
 absl::StatusOr<Geometry> ReadFileGeometry(int fd) {

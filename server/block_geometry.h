@@ -24,6 +24,11 @@ absl::StatusOr<Geometry> ReadBlockGeometry(int fd, absl::string_view sysfs = "/s
 // limits for DISCARD and WRITE_ZEROES stay 0.
 absl::StatusOr<Geometry> ReadFileGeometry(int fd);
 
+// Looks at the size of what is open at `fd`, a file or a block device with this logical block,
+// later and without `fd`; null where that cannot be done.
+Backend::SizeLook MakeSizeLook(int fd, uint32_t logical_block_size,
+                               absl::string_view sysfs = "/sys");
+
 }  // namespace rnbd::server
 
 #endif  // RNBD_SERVER_BLOCK_GEOMETRY_H_

@@ -64,8 +64,11 @@ absl::Status BlockService::MayBegin(const std::string& session_name, const rtrs:
 absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> BlockService::OnSession(
     const rtrs::ServerSessionInfo& session) {
   auto opener = std::make_unique<PolicyOpener>(config_, session.name, session.client, &disks_);
-  return std::make_unique<DeviceSession>(session, std::move(opener), threads_,
-                                         config_->Get()->stuck_after, observer_, metrics_);
+  const auto config = config_->Get();
+  const DeviceSessionSettings settings = {.stuck_after = config->stuck_after,
+                                          .resize_interval = config->resize_interval};
+  return std::make_unique<DeviceSession>(session, std::move(opener), threads_, settings, observer_,
+                                         metrics_);
 }
 
 }  // namespace rnbd::server

@@ -91,11 +91,11 @@ void ControlTree::OnPathGone(const std::string& session, ServerPath* path) {
   LogIfFailed(tree_->Remove(PathDirectory(session, *path)));
 }
 
-uint64_t ControlTree::OnDeviceOpened(const OpenDeviceFacts& device, ForceClose force_close) {
+uint64_t ControlTree::OnDeviceOpened(const OpenDeviceFacts& device, Commands commands) {
   const uint64_t number = ++last_number_;
   ++devices_open_;
-  control_->Post([this, number, device, force_close = std::move(force_close)] {
-    AddDevice(number, device, force_close);
+  control_->Post([this, number, device, commands = std::move(commands)] {
+    AddDevice(number, device, commands);
   });
   return number;
 }
@@ -106,7 +106,7 @@ void ControlTree::OnDeviceClosed(uint64_t number) {
 }
 
 void ControlTree::AddDevice(uint64_t number, const OpenDeviceFacts& device,
-                            const ForceClose& force_close) {
+                            const Commands& commands) {
   const std::string disk = absl::StrCat(kDisks, "/", device.disk.name);
   if (disk_users_[disk]++ == 0) {
     LogIfFailed(tree_->AddLink(absl::StrCat(disk, "/block_dev"), device.disk.target));
@@ -122,10 +122,15 @@ void ControlTree::AddDevice(uint64_t number, const OpenDeviceFacts& device,
           [mode = device.mode] { return std::string(AccessModeName(mode)); });
   AddText(absl::StrCat(directory, "/read_only"),
           [read_only = device.read_only] { return std::string(read_only ? "1" : "0"); });
+  AddDeviceCommand(absl::StrCat(directory, "/force_close"), commands.force_close);
+  AddDeviceCommand(absl::StrCat(directory, "/resize"), commands.resize);
+}
+
+void ControlTree::AddDeviceCommand(const std::string& path, const Command& command) {
   AddCommand(
-      absl::StrCat(directory, "/force_close"), [] { return std::string(kWriteOne); },
-      [this, force_close](const AttributeTree::StoreDone& done) {
-        force_close([this, done](const absl::Status& status) {
+      path, [] { return std::string(kWriteOne); },
+      [this, command](const AttributeTree::StoreDone& done) {
+        command([this, done](const absl::Status& status) {
           control_->Post([done, status] { done(status); });
         });
       });

@@ -37,7 +37,7 @@ class ControlTree final : public rtrs::ServerObserver, public DeviceObserver {
   void OnPath(const std::string& session, rtrs::ServerPath* path) override;
   void OnPathGone(const std::string& session, rtrs::ServerPath* path) override;
 
-  uint64_t OnDeviceOpened(const OpenDeviceFacts& device, ForceClose force_close) override;
+  uint64_t OnDeviceOpened(const OpenDeviceFacts& device, Commands commands) override;
   void OnDeviceClosed(uint64_t number) override;
 
  private:
@@ -46,7 +46,8 @@ class ControlTree final : public rtrs::ServerObserver, public DeviceObserver {
     std::string directory;  // of the session in it
   };
 
-  void AddDevice(uint64_t number, const OpenDeviceFacts& device, const ForceClose& force_close);
+  void AddDevice(uint64_t number, const OpenDeviceFacts& device, const Commands& commands);
+  void AddDeviceCommand(const std::string& path, const Command& command);
   void RemoveDevice(uint64_t number);
   void AddText(const std::string& path, std::function<std::string()> show);
   // "1" does it.

@@ -83,10 +83,16 @@ class ControlTreeTest : public ::testing::Test {
                 AccessMode mode = AccessMode::kReadWrite) {
     const uint64_t number =
         control_tree_.OnDeviceOpened({session, path, mode, mode == AccessMode::kReadOnly, disk},
-                                     [this, path](DeviceObserver::Done done) {
-                                       forced_.push_back(path);
-                                       done(force_result_);
-                                     });
+                                     {.force_close =
+                                          [this, path](const DeviceObserver::Done& done) {
+                                            forced_.push_back(path);
+                                            done(force_result_);
+                                          },
+                                      .resize =
+                                          [this, path](const DeviceObserver::Done& done) {
+                                            resized_.push_back(path);
+                                            done(absl::OkStatus());
+                                          }});
     control()->RunAndWait([] {});
     return number;
   }
@@ -101,7 +107,8 @@ class ControlTreeTest : public ::testing::Test {
   AttributeTree tree_{[this](std::function<void()> task) { control()->ring()->Post(task); }};
   ControlTree control_tree_{&tree_};
   absl::Status force_result_;
-  std::vector<std::string> forced_;  // control thread
+  std::vector<std::string> forced_;   // control thread
+  std::vector<std::string> resized_;  // control thread
 };
 
 TEST_F(ControlTreeTest, WithoutSessionsTheDirectoriesAreThere) {
@@ -114,8 +121,8 @@ TEST_F(ControlTreeTest, ADeviceHasTheKernelsFiles) {
   Open("blya", "disks/a", {"sda1", "/sys/block/sda"}, AccessMode::kMigration);
   EXPECT_EQ(tree_.Find(absl::StrCat(kSda, "/block_dev"))->target, "/sys/block/sda");
   const std::string session = absl::StrCat(kSda, "/sessions/blya");
-  EXPECT_THAT(NamesIn(session),
-              UnorderedElementsAre("mapping_path", "access_mode", "read_only", "force_close"));
+  EXPECT_THAT(NamesIn(session), UnorderedElementsAre("mapping_path", "access_mode", "read_only",
+                                                     "force_close", "resize"));
   EXPECT_EQ(Show(absl::StrCat(session, "/mapping_path")), "disks/a\n");
   EXPECT_EQ(Show(absl::StrCat(session, "/access_mode")), "migration\n");
   EXPECT_EQ(Show(absl::StrCat(session, "/read_only")), "0\n");
@@ -125,6 +132,7 @@ TEST_F(ControlTreeTest, ADeviceHasTheKernelsFiles) {
     EXPECT_EQ(Store(absl::StrCat(session, file), "1"), EIO) << file;
   }
   EXPECT_EQ(ModeOf(absl::StrCat(session, "/force_close")), mode_t{0644});
+  EXPECT_EQ(ModeOf(absl::StrCat(session, "/resize")), mode_t{0644});
 }
 
 TEST_F(ControlTreeTest, ADiskIsThereWhileASessionHasItOpen) {
@@ -157,6 +165,16 @@ TEST_F(ControlTreeTest, ForceCloseTakesOneAndNothingElse) {
   EXPECT_THAT(forced_, ElementsAre("a"));
   force_result_ = ErrnoToStatus(EALREADY, "close it");
   EXPECT_EQ(Store(file, "1"), EALREADY);
+}
+
+TEST_F(ControlTreeTest, ResizeLooksAtOneDisk) {
+  Open("blya", "a", {"sda1", "/sys/block/sda"});
+  const std::string file = absl::StrCat(kSda, "/sessions/blya/resize");
+  EXPECT_EQ(Show(file), "Write: 1\n");
+  EXPECT_EQ(Store(file, "2048"), EINVAL);
+  EXPECT_THAT(resized_, IsEmpty());
+  EXPECT_EQ(Store(file, "1"), 0);
+  EXPECT_THAT(resized_, ElementsAre("a"));
 }
 
 // Sessions and paths, of a real server.

@@ -23,14 +23,23 @@ struct OpenDeviceFacts {
 // Learns which devices sessions have open; on the device thread.
 class DeviceObserver {
  public:
-  // Runs `done` on the device thread, once the last request of the device is done and it is closed;
-  // ENODEV and EALREADY where somebody was quicker. The session's requests for it get ENOTCONN from
-  // then on, until it opens the device again, under another id. Any thread, at any time.
+  // `done` runs on the device thread, with ENODEV where the device was closed before.
   using Done = std::function<void(const absl::Status&)>;
-  using ForceClose = std::function<void(Done done)>;
+  using Command = std::function<void(Done done)>;
+
+  // What can be done with a device. Any thread, at any time.
+  struct Commands {
+    // Done once the last request of the device is done and it is closed; EALREADY where somebody
+    // was quicker. The session's requests for it get ENOTCONN from then on, until it opens the
+    // device again, under another id.
+    Command force_close;
+    // Looks whether the disk has grown; done when requests may go up to its new end and the client
+    // is being told. EINVAL for one that has shrunk, and keeps its size.
+    Command resize;
+  };
 
   // Returns what OnDeviceClosed() is told.
-  virtual uint64_t OnDeviceOpened(const OpenDeviceFacts& device, ForceClose force_close) = 0;
+  virtual uint64_t OnDeviceOpened(const OpenDeviceFacts& device, Commands commands) = 0;
   virtual void OnDeviceClosed(uint64_t number) = 0;
 
  protected:

@@ -64,7 +64,7 @@ void Close(OpenedDevice* device) { const OpenedDevice closed = std::move(*device
 
 DeviceSession::DeviceSession(const rtrs::ServerSessionInfo& info,
                              std::unique_ptr<DeviceOpener> opener, const Threads& threads,
-                             absl::Duration stuck_after, DeviceObserver* observer,
+                             const DeviceSessionSettings& settings, DeviceObserver* observer,
                              ServerMetrics* metrics)
     : name_(info.name),
       session_geometry_(info.geometry),
@@ -74,9 +74,11 @@ DeviceSession::DeviceSession(const rtrs::ServerSessionInfo& info,
       opening_(threads.opening),
       ios_(info.geometry.queue_depth),
       control_(threads.control),
-      stuck_after_(stuck_after),
+      settings_(settings),
       watch_(info.geometry.queue_depth),
       watch_timer_(threads.control, [this] { LookForStuckRequests(); }),
+      send_news_(info.send_news),
+      resize_timer_(threads.control, [this] { LookForGrowth(); }),
       log_refusals_(kLogInterval),
       observer_(observer),
       metrics_(metrics),
@@ -84,7 +86,10 @@ DeviceSession::DeviceSession(const rtrs::ServerSessionInfo& info,
       chunk_buffers_(info.chunks, info.geometry.chunk_size(), threads.workers) {
   absl::MutexLock lock(&self_->mutex);
   self_->session = this;
-  if (stuck_after_ != absl::InfiniteDuration()) watch_timer_.Arm(stuck_after_);
+  if (settings_.stuck_after != absl::InfiniteDuration()) watch_timer_.Arm(settings_.stuck_after);
+  if (settings_.resize_interval != absl::InfiniteDuration()) {
+    resize_timer_.Arm(settings_.resize_interval);
+  }
 }
 
 DeviceSession::~DeviceSession() {
@@ -110,8 +115,8 @@ void DeviceSession::CloseWithSession(Devices* devices, DeviceObserver* observer)
 }
 
 void DeviceSession::LookForStuckRequests() {
-  watch_timer_.Arm(stuck_after_);
-  for (const std::string& line : watch_.Look(control_->now_ns(), stuck_after_)) {
+  watch_timer_.Arm(settings_.stuck_after);
+  for (const std::string& line : watch_.Look(control_->now_ns(), settings_.stuck_after)) {
     spdlog::warn("session {}: {}", name_, line);
   }
 }
@@ -161,7 +166,7 @@ int DeviceSession::StartIo(rtrs::ServerRequest* request) {
   int error = 0;
   if (slot->read_only && IsModifying(io->operation)) {
     error = EROFS;
-  } else if (absl::Status range = CheckRange(*io, slot->geometry); !range.ok()) {
+  } else if (absl::Status range = CheckRange(*io, slot->geometry()); !range.ok()) {
     error = StatusToErrno(range);
   }
   if (error != 0) {
@@ -237,7 +242,8 @@ void DeviceSession::OnOpen(rtrs::ServerRequest* request) {
   // first.
   auto known = devices_->by_name.find(open->dev_name);
   if (known != devices_->by_name.end()) {
-    const Device& device = devices_->by_id.at(known->second);
+    Device& device = devices_->by_id.at(known->second);
+    device.told_nsectors = device.geometry.nsectors;
     AnswerOpen(request, *open, MakeOpenResponse(known->second, device.geometry, device.identity));
     return;
   }
@@ -291,6 +297,8 @@ absl::StatusOr<OpenResponse> DeviceSession::Take(const OpenRequest& open,
                          std::move(opened),
                          geometry,
                          identity,
+                         /*told_nsectors=*/geometry.nsectors,
+                         /*shrunk_to=*/0,
                          /*closing=*/false,
                          number,
                          /*force_closed=*/nullptr};
@@ -335,14 +343,17 @@ uint64_t DeviceSession::TellOpened(uint32_t id, const OpenRequest& open,
   if (observer_ == nullptr) return 0;
   const OpenDeviceFacts facts = {name_, open.dev_name, open.access_mode, opened.read_only,
                                  opened.name};
-  return observer_->OnDeviceOpened(
-      facts, [self = self_, thread = device_thread_, id](DeviceObserver::Done done) {
-        thread->Post([self, id, done = std::move(done)] {
-          absl::MutexLock lock(&self->mutex);
-          if (self->session == nullptr) return done(ErrnoToStatus(ENODEV, "close a device"));
-          self->session->BeginForceClose(id, done);
-        });
+  const auto command = [this, id](void (DeviceSession::*run)(uint32_t, DeviceObserver::Done)) {
+    return [self = self_, thread = device_thread_, id, run](DeviceObserver::Done done) {
+      thread->Post([self, id, run, done = std::move(done)] {
+        absl::MutexLock lock(&self->mutex);
+        if (self->session == nullptr) return done(ErrnoToStatus(ENODEV, "the session is gone"));
+        (self->session->*run)(id, done);
       });
+    };
+  };
+  return observer_->OnDeviceOpened(facts, {.force_close = command(&DeviceSession::BeginForceClose),
+                                           .resize = command(&DeviceSession::LookAtOne)});
 }
 
 // The id is not given out again: the client does not know that it means nothing any more.

@@ -43,6 +43,14 @@ struct OpenedDevice {
   ExportName name;
 };
 
+// What a session does by itself, and when.
+struct DeviceSessionSettings {
+  // Requests that have been at a disk for so long are logged; infinite: never.
+  absl::Duration stuck_after = absl::InfiniteDuration();
+  // How often it looks whether a disk has grown; infinite: only when told.
+  absl::Duration resize_interval = absl::InfiniteDuration();
+};
+
 // Opens and refuses devices for one session, by the rules that apply to it. What it has opened may
 // outlive it.
 class DeviceOpener {
@@ -61,6 +69,10 @@ class DeviceOpener {
 // I/O stays on the worker that it came to. Devices come and go on the device thread; it and I/O
 // meet in DeviceSlots only. What opens a device may block, and does so on a thread of its own: a
 // disk that hangs is to hold up no other.
+//
+// A disk that grows while it is open is noticed: from then on requests may go up to its new end,
+// and a client that takes news is told so with the device's id, again with each look, until it has
+// asked for the size by a further OPEN of the same name. A device never shrinks while it is open.
 class DeviceSession final : public rtrs::ServerSessionHandler {
  public:
   struct Threads {
@@ -70,11 +82,10 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
     std::vector<Ring*> workers;
   };
 
-  // The threads outlive the session. Requests that have been at a disk for `stuck_after` are
-  // logged; never, if that is infinite. `observer` and `metrics` outlive the device thread;
-  // nullptr: none.
+  // The threads outlive the session. `observer` and `metrics` outlive the device thread; nullptr:
+  // none.
   DeviceSession(const rtrs::ServerSessionInfo& info, std::unique_ptr<DeviceOpener> opener,
-                const Threads& threads, absl::Duration stuck_after,
+                const Threads& threads, const DeviceSessionSettings& settings,
                 DeviceObserver* observer = nullptr, ServerMetrics* metrics = nullptr);
   // Closes the devices, on the device thread, later.
   ~DeviceSession() override;
@@ -98,10 +109,12 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
   struct Device {
     std::string name;
     OpenedDevice opened;
-    DeviceGeometry geometry;
+    DeviceGeometry geometry;  // with the size as it is now
     DiskIdentity identity;
-    bool closing = false;  // waits for the last request at work
-    uint64_t number = 0;   // the observer's
+    uint64_t told_nsectors = 0;  // of the last OPEN_RSP
+    uint64_t shrunk_to = 0;      // bytes that the disk had left, if it has shrunk
+    bool closing = false;        // waits for the last request at work
+    uint64_t number = 0;         // the observer's
     DeviceObserver::Done force_closed;
   };
   struct Devices {
@@ -117,7 +130,22 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
     DeviceSession* session ABSL_GUARDED_BY(mutex) = nullptr;
   };
 
+  // A disk's size when it was looked at.
+  struct Look {
+    uint32_t id = 0;
+    Backend::SizeLook size_look;
+    absl::StatusOr<uint64_t> bytes = uint64_t{0};
+  };
+  using Looks = std::vector<Look>;
+
   void LookForStuckRequests();
+  void LookForGrowth();
+  Looks DisksThatMayGrow() const;
+  void LookAt(Looks looks, std::function<void(DeviceSession*, const Looks&)> seen);
+  void TakeSizes(const Looks& looks);
+  void TakeSize(Device* device, uint32_t id, uint64_t bytes);
+  void LookAtOne(uint32_t id, DeviceObserver::Done done);
+  void TellGrown(uint32_t id);
   void OnIo(rtrs::ServerRequest* request);
   void CountEnd(const Io& io, int error);
   int StartIo(rtrs::ServerRequest* request);
@@ -145,9 +173,12 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
   std::atomic<uint8_t> version_{0};
   std::vector<Io> ios_;
   Ring* const control_;
-  const absl::Duration stuck_after_;
+  const DeviceSessionSettings settings_;
   RequestWatch watch_;
   Ring::Timer watch_timer_;
+  const std::function<void(uint32_t news)> send_news_;  // control thread
+  Ring::Timer resize_timer_;
+  bool looking_ = false;  // device thread: LookForGrowth() is under way
   DeviceSlots slots_;
   LogEvery log_refusals_;
   DeviceObserver* const observer_;

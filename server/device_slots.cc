@@ -13,7 +13,8 @@ absl::StatusOr<uint32_t> DeviceSlots::Open(Backend* backend, const DeviceGeometr
   ASSIGN_OR_RETURN(const uint32_t id, TakeId());
   DeviceSlot* slot = Find(id);
   slot->backend = backend;
-  slot->geometry = geometry;
+  slot->geometry_ = geometry;
+  slot->nsectors_.store(geometry.nsectors, std::memory_order_relaxed);
   slot->read_only = read_only;
   slot->state_.store(DeviceSlot::kOpen, std::memory_order_release);
   return id;

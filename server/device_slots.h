@@ -19,12 +19,21 @@ namespace rnbd::server {
 struct DeviceSlot {
   // Constant while the slot is open.
   Backend* backend = nullptr;
-  DeviceGeometry geometry;
   bool read_only = false;
+
+  // With the size that the device has now.
+  DeviceGeometry geometry() const {
+    DeviceGeometry now = geometry_;
+    now.nsectors = nsectors_.load(std::memory_order_relaxed);
+    return now;
+  }
 
  private:
   friend class DeviceSlots;
   static constexpr uint32_t kOpen = 1U << 31;
+
+  DeviceGeometry geometry_;
+  std::atomic<uint64_t> nsectors_{0};
 
   // kOpen, plus one for each request at work.
   std::atomic<uint32_t> state_{0};
@@ -42,6 +51,12 @@ class DeviceSlots {
   // On the thread that opens and closes: puts a device into the lowest free slot and returns its
   // id; ENOSPC when none is left. The backend stays until the slot is drained.
   absl::StatusOr<uint32_t> Open(Backend* backend, const DeviceGeometry& geometry, bool read_only);
+
+  // On the same thread: requests may go up to there from now on. Of a device that is open, or being
+  // closed.
+  void Grow(uint32_t id, uint64_t nsectors) {
+    Find(id)->nsectors_.store(nsectors, std::memory_order_relaxed);
+  }
 
   // On the same thread: no further request gets the device. `drained` runs when the last one is
   // done, on that request's thread or within this call; the id may be given out again after

@@ -66,7 +66,7 @@ TEST_F(DeviceSlotsTest, FindsOnlyWhatIsOpen) {
   DeviceSlot* slot = slots_.Acquire(0);
   ASSERT_NE(slot, nullptr);
   EXPECT_EQ(slot->backend, &backend_);
-  EXPECT_EQ(slot->geometry.nsectors, 77u);
+  EXPECT_EQ(slot->geometry().nsectors, 77u);
   EXPECT_TRUE(slot->read_only);
   slots_.Release(slot);
   EXPECT_EQ(slots_.Acquire(1), nullptr);

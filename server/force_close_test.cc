@@ -51,11 +51,11 @@ class ForceCloseTest : public ::testing::Test, protected DeviceObserver {
     return options;
   }
 
-  uint64_t OnDeviceOpened(const OpenDeviceFacts& device, ForceClose force_close) override {
+  uint64_t OnDeviceOpened(const OpenDeviceFacts& device, Commands commands) override {
     absl::MutexLock lock(&mutex_);
     opened_.push_back(absl::StrCat(device.session, " ", device.mapping_path, " ",
                                    AccessModeName(device.mode), device.read_only ? " r" : " w"));
-    force_close_ = std::move(force_close);
+    commands_ = std::move(commands);
     return opened_.size();
   }
   void OnDeviceClosed(uint64_t number) override {
@@ -69,12 +69,12 @@ class ForceCloseTest : public ::testing::Test, protected DeviceObserver {
   };
   std::shared_ptr<Forced> BeginForce() {
     auto forced = std::make_shared<Forced>();
-    ForceClose force_close;
+    Commands commands;
     {
       absl::MutexLock lock(&mutex_);
-      force_close = force_close_;
+      commands = commands_;
     }
-    force_close([forced](const absl::Status& status) {
+    commands.force_close([forced](const absl::Status& status) {
       forced->error = StatusToErrno(status);
       forced->done.Notify();
     });
@@ -104,7 +104,7 @@ class ForceCloseTest : public ::testing::Test, protected DeviceObserver {
   DeviceServer server_;
   std::unique_ptr<RnbdClient> client_;
   absl::Mutex mutex_;
-  ForceClose force_close_ ABSL_GUARDED_BY(mutex_);
+  Commands commands_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> opened_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint64_t> closed_ ABSL_GUARDED_BY(mutex_);
 };

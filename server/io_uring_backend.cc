@@ -111,7 +111,8 @@ class IoUringBackend::Execution final : public Ring::Operation {
 };
 
 void IoUringBackend::Submit(Ring* ring, BackendRequest* request) {
-  if (int error = CheckRequest(geometry_, read_only_, *request); error != 0) {
+  const uint64_t size = size_.load(std::memory_order_relaxed);
+  if (int error = CheckRequest(geometry_, size, read_only_, *request); error != 0) {
     request->OnDone(error);
     return;
   }

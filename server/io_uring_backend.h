@@ -51,6 +51,8 @@ class IoUringBackend final : public Backend {
   const Geometry& geometry() const override { return geometry_; }
   // Direct I/O saves looking up the pages; the page cache copies anyway.
   bool wants_registered_buffers() const override { return direct_io_; }
+  SizeLook size_look() const override { return size_look_; }
+  void Grow(uint64_t size) override { size_.store(size, std::memory_order_relaxed); }
   void Submit(Ring* ring, BackendRequest* request) override;
 
   bool direct_io() const { return direct_io_; }
@@ -62,6 +64,8 @@ class IoUringBackend final : public Backend {
 
   UniqueFd fd_;
   Geometry geometry_;
+  SizeLook size_look_;
+  std::atomic<uint64_t> size_{0};  // bytes; only ever grows
   bool read_only_ = false;
   bool direct_io_ = false;
   // Behind FUSE a direct read waits for the file system's program within the system call that

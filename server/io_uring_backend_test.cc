@@ -280,5 +280,30 @@ TEST_F(IoUringBackendTest, ZeroesLongerThanTheirBufferAreWrittenWhereNothingElse
   EXPECT_GE(status.st_blocks * 512, static_cast<int64_t>(kLength));
 }
 
+TEST(IoUringBackendSizeTest, AFileThatGrowsIsSeenAndTakesRequestsOnceToldSo) {
+  constexpr uint64_t kSize = 1 << 20;
+  UniqueFd file(memfd_create("disk", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(file.get(), kSize), 0);
+  const std::string path = absl::StrCat("/proc/self/fd/", file.get());
+  auto backend = IoUringBackend::Open(UniqueFd(open(path.c_str(), O_RDWR | O_CLOEXEC)));
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  const Backend::SizeLook look = (*backend)->size_look();
+  ASSERT_NE(look, nullptr);
+  EXPECT_EQ(*look(), kSize);
+  // The part of a logical block does not count.
+  ASSERT_EQ(ftruncate(file.get(), 2 * kSize + 100), 0);
+  EXPECT_EQ(*look(), 2 * kSize);
+  EXPECT_EQ((*backend)->geometry().size, kSize);
+  AlignedBuffer buffer(4096);
+  const std::unique_ptr<Ring> ring = *Ring::Create({});
+  EXPECT_EQ(Write(ring.get(), backend->get(), kSize, buffer.span()), EIO);
+  (*backend)->Grow(2 * kSize);
+  EXPECT_EQ(Write(ring.get(), backend->get(), kSize, buffer.span()), 0);
+  EXPECT_EQ(Write(ring.get(), backend->get(), 2 * kSize, buffer.span()), EIO);
+  backend->reset();
+  ASSERT_EQ(ftruncate(file.get(), kSize), 0);
+  EXPECT_EQ(*look(), kSize);
+}
+
 }  // namespace
 }  // namespace rnbd::server

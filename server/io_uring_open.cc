@@ -119,6 +119,8 @@ absl::StatusOr<std::unique_ptr<IoUringBackend>> IoUringBackend::Open(UniqueFd fd
     if (geometry.max_write_zeroes == 0) geometry.max_write_zeroes = kMaxWrittenZeroes;
   }
   backend->submit_may_block_ = is_file && IsOnFuse(fd.get());
+  backend->size_.store(geometry.size);
+  backend->size_look_ = MakeSizeLook(fd.get(), geometry.logical_block_size);
   backend->fd_ = std::move(fd);
   return backend;
 }

@@ -85,7 +85,8 @@ MemoryBackend::MemoryBackend(std::shared_ptr<MemoryDisk> disk, bool read_only)
 void MemoryBackend::Submit(Ring*, BackendRequest* request) { request->OnDone(Execute(*request)); }
 
 int MemoryBackend::Execute(const BackendRequest& request) {
-  if (int error = CheckRequest(geometry_, read_only_, request); error != 0) return error;
+  if (int error = CheckRequest(geometry_, geometry_.size, read_only_, request); error != 0)
+    return error;
   if (request.operation == BlockOperation::kFlush || request.length == 0) return 0;
   uint8_t* place = disk_->data() + request.offset;
   switch (request.operation) {

@@ -16,7 +16,7 @@ NullBackend::NullBackend(uint64_t bytes, bool read_only) : read_only_(read_only)
 }
 
 void NullBackend::Submit(Ring*, BackendRequest* request) {
-  int error = CheckRequest(geometry_, read_only_, *request);
+  int error = CheckRequest(geometry_, geometry_.size, read_only_, *request);
   if (error == 0 && request->operation == BlockOperation::kRead && request->length > 0) {
     std::memset(request->data, 0, request->length);
   }

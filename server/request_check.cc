@@ -19,8 +19,8 @@ uint32_t LengthLimit(const Geometry& geometry, BlockOperation operation) {
   }
 }
 
-int CheckRange(const Geometry& geometry, const BackendRequest& request) {
-  if (request.offset > geometry.size || request.length > geometry.size - request.offset) return EIO;
+int CheckRange(const Geometry& geometry, uint64_t size, const BackendRequest& request) {
+  if (request.offset > size || request.length > size - request.offset) return EIO;
   // A power of two, so that one test does for both.
   uint64_t misaligned = (request.offset | request.length) & (geometry.logical_block_size - 1);
   return misaligned == 0 ? 0 : EINVAL;
@@ -28,14 +28,15 @@ int CheckRange(const Geometry& geometry, const BackendRequest& request) {
 
 }  // namespace
 
-int CheckRequest(const Geometry& geometry, bool read_only, const BackendRequest& request) {
+int CheckRequest(const Geometry& geometry, uint64_t size, bool read_only,
+                 const BackendRequest& request) {
   switch (request.operation) {
     case BlockOperation::kFlush:
       return 0;
     case BlockOperation::kRead:
-      return CheckRange(geometry, request);
+      return CheckRange(geometry, size, request);
     case BlockOperation::kWrite:
-      return read_only ? EROFS : CheckRange(geometry, request);
+      return read_only ? EROFS : CheckRange(geometry, size, request);
     case BlockOperation::kDiscard:
     case BlockOperation::kWriteZeroes:
     case BlockOperation::kSecureErase:
@@ -47,7 +48,7 @@ int CheckRequest(const Geometry& geometry, bool read_only, const BackendRequest&
   uint32_t limit = LengthLimit(geometry, request.operation);
   if (limit == 0) return EOPNOTSUPP;
   if (request.length > limit) return EINVAL;
-  return CheckRange(geometry, request);
+  return CheckRange(geometry, size, request);
 }
 
 }  // namespace rnbd::server

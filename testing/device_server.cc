@@ -1,5 +1,6 @@
 #include "testing/device_server.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -32,9 +33,14 @@ class TestDisk::Disk final : public server::Backend {
       : disk_(disk),
         memory_(disk->memory_, read_only),
         geometry_(geometry),
+        size_(geometry.size),
         read_only_(read_only) {}
 
   const Geometry& geometry() const override { return geometry_; }
+  SizeLook size_look() const override {
+    return [disk = disk_] { return disk->size_.load(); };
+  }
+  void Grow(uint64_t size) override { size_.store(size); }
   void Submit(Ring* ring, BackendRequest* request) override {
     request->OnDone(Execute(ring, *request));
   }
@@ -47,7 +53,7 @@ class TestDisk::Disk final : public server::Backend {
   };
 
   int Execute(Ring* ring, const BackendRequest& request) {
-    const int error = server::CheckRequest(geometry_, read_only_, request);
+    const int error = server::CheckRequest(geometry_, size_.load(), read_only_, request);
     if (error != 0) return error;
     Part part;
     part.operation = request.operation;
@@ -63,6 +69,7 @@ class TestDisk::Disk final : public server::Backend {
   TestDisk* const disk_;
   server::MemoryBackend memory_;
   const Geometry geometry_;
+  std::atomic<uint64_t> size_;
   const bool read_only_;
 };
 
@@ -72,6 +79,8 @@ class TestDisk::Recorder final : public server::Backend {
       : disk_(disk), next_(std::move(next)) {}
 
   const Geometry& geometry() const override { return next_->geometry(); }
+  SizeLook size_look() const override { return next_->size_look(); }
+  void Grow(uint64_t size) override { next_->Grow(size); }
   void Submit(Ring* ring, BackendRequest* request) override {
     if (disk_->record_.load(std::memory_order_relaxed)) {
       absl::MutexLock lock(&disk_->mutex_);
@@ -97,10 +106,13 @@ Geometry TestDisk::DefaultGeometry(uint64_t size) {
   return geometry;
 }
 
-TestDisk::TestDisk(const Geometry& geometry)
-    : memory_(*server::MemoryDisk::Create(geometry.size)), geometry_(geometry) {}
+TestDisk::TestDisk(const Geometry& geometry, uint64_t most)
+    : memory_(*server::MemoryDisk::Create(std::max(geometry.size, most))),
+      size_(geometry.size),
+      geometry_(geometry) {}
 
 void TestDisk::set_geometry(const Geometry& geometry) {
+  size_.store(geometry.size);
   absl::MutexLock lock(&mutex_);
   geometry_ = geometry;
 }
@@ -221,7 +233,9 @@ absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> DeviceServer::OnSess
       info, std::make_unique<Opener>(this),
       server::DeviceSession::Threads{control()->ring(), device_thread_->ring(), &opening_,
                                      threads_.workers()},
-      options_.stuck_after, options_.device_observer);
+      server::DeviceSessionSettings{.stuck_after = options_.stuck_after,
+                                    .resize_interval = options_.resize_interval},
+      options_.device_observer);
 }
 
 absl::StatusOr<server::OpenedDevice> DeviceServer::Open(absl::string_view name, AccessMode mode) {

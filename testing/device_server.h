@@ -49,11 +49,15 @@ class TestDisk {
   // With a write-back cache, FUA, DISCARD and WRITE_ZEROES.
   static server::Geometry DefaultGeometry(uint64_t size = 1 << 20);
 
-  explicit TestDisk(const server::Geometry& geometry = DefaultGeometry());
+  // With memory for `most` bytes, if that is more than it has at first.
+  explicit TestDisk(const server::Geometry& geometry = DefaultGeometry(), uint64_t most = 0);
 
   // Only while no request is being worked on.
   uint8_t* data() { return memory_->data(); }
   FaultInjector& faults() { return *faults_; }
+
+  // How large whoever looks sees it, at most as large as its memory.
+  void Resize(uint64_t bytes) { size_.store(bytes); }
 
   // What the next open says; the memory stays as large as it is.
   void set_geometry(const server::Geometry& geometry);
@@ -75,6 +79,7 @@ class TestDisk {
   const std::shared_ptr<server::MemoryDisk> memory_;
   absl::Mutex memory_mutex_;
   std::shared_ptr<FaultInjector> faults_ = std::make_shared<FaultInjector>();
+  std::atomic<uint64_t> size_;
   std::atomic<bool> record_{false};
   std::atomic<int> opens_{0};
   std::atomic<int> writers_{0};
@@ -93,6 +98,7 @@ class DeviceServer final : private rtrs::ServerHandler {
     // Whether clients are told which disk they have opened, on which start of the host.
     bool tells_identity = true;
     absl::Duration stuck_after = absl::InfiniteDuration();
+    absl::Duration resize_interval = absl::InfiniteDuration();
     // Outlive the server. `control` runs it in place of a thread of its own.
     RingThread* control = nullptr;
     rtrs::ServerObserver* observer = nullptr;

@@ -89,6 +89,8 @@ class FaultyBackend final : public server::Backend {
 
   const server::Geometry& geometry() const override { return disk_->geometry(); }
   bool wants_registered_buffers() const override { return disk_->wants_registered_buffers(); }
+  SizeLook size_look() const override { return disk_->size_look(); }
+  void Grow(uint64_t size) override { disk_->Grow(size); }
   void Submit(Ring* ring, server::BackendRequest* request) override;
 
  private:

@@ -150,6 +150,11 @@ int MappedClient::reopened(const std::string& name) {
   return records_[name].reopened;
 }
 
+int MappedClient::grown(const std::string& name) {
+  absl::MutexLock lock(&mutex_);
+  return records_[name].grown;
+}
+
 void MappedClient::OnDeviceOpen(RemoteDevice* device) {
   absl::MutexLock lock(&mutex_);
   Record& record = records_[device->name()];
@@ -170,6 +175,11 @@ void MappedClient::OnDeviceFailed(const std::string& session,
 void MappedClient::OnDeviceReopened(RemoteDevice* device) {
   absl::MutexLock lock(&mutex_);
   ++records_[device->name()].reopened;
+}
+
+void MappedClient::OnDeviceGrown(RemoteDevice* device) {
+  absl::MutexLock lock(&mutex_);
+  ++records_[device->name()].grown;
 }
 
 void MappedClient::Submit(size_t worker, RemoteDevice* device, client::BlockRequest* request) {

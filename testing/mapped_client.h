@@ -73,6 +73,7 @@ class MappedClient final : private client::MappedSession::Observer {
   int opened(const std::string& name);
   int failed(const std::string& name);
   int reopened(const std::string& name);
+  int grown(const std::string& name);
 
   // On the control thread.
   void OnControl(const std::function<void(client::MappedSession*)>& task) {
@@ -102,6 +103,7 @@ class MappedClient final : private client::MappedSession::Observer {
     int opened = 0;
     int failed = 0;
     int reopened = 0;
+    int grown = 0;
     absl::Status why;
   };
 
@@ -109,6 +111,7 @@ class MappedClient final : private client::MappedSession::Observer {
   void OnDeviceFailed(const std::string& session, const config::ClientDeviceConfig& device,
                       const absl::Status& why) override;
   void OnDeviceReopened(client::RemoteDevice* device) override;
+  void OnDeviceGrown(client::RemoteDevice* device) override;
 
   bool WaitFor(const std::string& name, const std::function<bool(const Record&)>& condition,
                absl::Duration limit);

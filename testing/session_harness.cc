@@ -389,6 +389,16 @@ void TestClient::OnConnectFailed(const PathAddress& path, const absl::Status& wh
   last_path_ = path;
 }
 
+void TestClient::OnNews(uint32_t news) {
+  absl::MutexLock lock(&mutex_);
+  news_.push_back(news);
+}
+
+std::vector<uint32_t> TestClient::news() {
+  absl::MutexLock lock(&mutex_);
+  return news_;
+}
+
 // One request of a load, over and over.
 class Load::Slot final : public ClientRequest {
  public:

@@ -207,12 +207,15 @@ class TestClient final : public ClientSessionHandler {
   PathAddress last_path();
   // Why it last went down.
   absl::Status last_down();
+  // What the server told without being asked.
+  std::vector<uint32_t> news();
 
   void OnSessionUp() override;
   void OnSessionDown(const absl::Status& why) override;
   void OnResendable() override;
   void OnConnectFailed(const PathAddress& path, const absl::Status& why,
                        absl::Duration retry_in) override;
+  void OnNews(uint32_t news) override;
 
  private:
   bool WaitFor(const int& counter, int count, absl::Duration limit);
@@ -232,6 +235,7 @@ class TestClient final : public ClientSessionHandler {
   absl::Status last_ ABSL_GUARDED_BY(mutex_);
   absl::Status last_down_ ABSL_GUARDED_BY(mutex_);
   PathAddress last_path_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint32_t> news_ ABSL_GUARDED_BY(mutex_);
 };
 
 // Keeps a number of requests in flight on each lane of a session, reads and writes in turn, and

@@ -30,6 +30,8 @@ class ServerRunner {
         return Show();
       case Verb::kClose:
         return Close();
+      case Verb::kResize:
+        return Resize();
       case Verb::kDisconnect:
         return Disconnect();
       default:
@@ -109,16 +111,30 @@ class ServerRunner {
     return written;
   }
 
-  // One session's use of a disk: with several it must be said whose.
-  absl::StatusOr<std::string> Close() {
+  // Sessions' uses of a disk, or one session's, where that is said.
+  std::vector<const ExportFacts*> Uses() const {
     std::vector<const ExportFacts*> found;
-    std::vector<std::string> sessions;
     for (const ExportFacts* device : Called(All(facts_.devices))) {
-      if (!request_.from.empty() && device->session != request_.from) continue;
-      found.push_back(device);
-      sessions.push_back(device->session);
+      if (request_.from.empty() || device->session == request_.from) found.push_back(device);
     }
+    return found;
+  }
+
+  absl::StatusOr<std::string> Resize() {
+    const std::vector<const ExportFacts*> found = Uses();
     if (found.empty()) return Nothing();
+    for (const ExportFacts* device : found) {
+      RETURN_IF_ERROR(Write(absl::StrCat(device->directory, "/resize"), "1"));
+    }
+    return said_;
+  }
+
+  // With several uses it must be said whose.
+  absl::StatusOr<std::string> Close() {
+    const std::vector<const ExportFacts*> found = Uses();
+    if (found.empty()) return Nothing();
+    std::vector<std::string> sessions;
+    for (const ExportFacts* device : found) sessions.push_back(device->session);
     if (found.size() > 1 && request_.from.empty()) {
       return absl::InvalidArgumentError(absl::StrCat(
           name(),

@@ -128,6 +128,8 @@ constexpr Command kCommands[] = {
     {true, Target::kDevice, Verb::kShow, kShowDevice, "one of them"},
     {true, Target::kDevice, Verb::kClose, "DEVICE [from] [SESSION] [force] [verbose]",
      "takes a device away from a session, which gets errors from then on"},
+    {true, Target::kDevice, Verb::kResize, "DEVICE [from] [SESSION] [verbose]",
+     "looks now whether a disk has grown, and tells the clients"},
     {true, Target::kSession, Verb::kList, kListOptions, "the sessions"},
     {true, Target::kSession, Verb::kShow, kShowSession, "one of them"},
     {true, Target::kSession, Verb::kDisconnect, "SESSION [verbose]",
@@ -244,7 +246,9 @@ class Parser {
     if (Changes() && word == "force") return Set(&request_.force);
     if (request_.server && word == "--socket") return TakeValue(word, &request_.socket);
     if (word == "on") return TakeValue(word, &request_.mount);
-    if (request_.verb == Verb::kClose) return TakeCloseWord(word);
+    if (request_.verb == Verb::kClose || (request_.server && request_.verb == Verb::kResize)) {
+      return TakeUseWord(word);
+    }
     if (request_.verb == Verb::kMap) return TakeMapWord(word);
     if (TakeUnit(word)) return absl::OkStatus();
     if (Shows() && TakeStyle(word)) return absl::OkStatus();
@@ -281,7 +285,8 @@ class Parser {
     return absl::OkStatus();
   }
 
-  absl::Status TakeCloseWord(const std::string& word) {
+  // DEVICE [from] [SESSION]: a session's use of a disk.
+  absl::Status TakeUseWord(const std::string& word) {
     if (word == "from") return TakeValue(word, &request_.from);
     if (request_.names.empty() || !request_.from.empty()) {
       request_.names.push_back(word);
@@ -348,6 +353,7 @@ class Parser {
         if (given == 0 || request_.from.empty()) return missing("DEVICE from SERVER");
         return absl::OkStatus();
       case Verb::kResize:
+        if (request_.server) return given == 1 ? absl::OkStatus() : missing("DEVICE");
         return given == 2 ? absl::OkStatus() : missing("DEVICE SIZE");
       case Verb::kAdd:
         return given == 2 ? absl::OkStatus() : missing("SESSION PATH");

@@ -40,7 +40,7 @@ struct Request {
   bool all_help = false;
 
   std::vector<std::string> names;  // what the command is about
-  std::string from;                // map: the server; close: the session
+  std::string from;                // map: the server; of a server: the session
   std::string mount;               // on MOUNT
   std::string socket;              // --socket PATH: of the server
   std::string file_name;           // as NAME

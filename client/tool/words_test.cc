@@ -134,6 +134,9 @@ TEST(Words, RefusesAndSaysWhatMayBeMeant) {
   EXPECT_THAT(Refusal("map x"), HasSubstr("DEVICE from SERVER"));
   EXPECT_THAT(Refusal("map x from"), HasSubstr("nothing stands behind \"from\""));
   EXPECT_THAT(Refusal("resize x"), HasSubstr("DEVICE SIZE"));
+  EXPECT_EQ(Parsed("server resize disk0 from blya").from, "blya");
+  EXPECT_THAT(Parsed("server resize disk0").names, ElementsAre("disk0"));
+  EXPECT_THAT(Refusal("server resize"), HasSubstr("DEVICE"));
   EXPECT_THAT(Refusal("unmap"), HasSubstr("needs a name"));
   EXPECT_THAT(Refusal("unmap a b"), HasSubstr("needs a name"));
 }
@@ -159,7 +162,7 @@ TEST(Words, WhatMayFollow) {
   EXPECT_THAT(Behind("client"), Contains("session"));
   EXPECT_THAT(Behind("client"), Not(Contains("server")));
   EXPECT_THAT(Behind("client"), Not(Contains("close")));
-  EXPECT_THAT(Behind("server device"), ElementsAre("list", "show", "close", "help"));
+  EXPECT_THAT(Behind("server device"), ElementsAre("list", "show", "resize", "close", "help"));
   EXPECT_THAT(Behind("map"), IsSupersetOf({"DEVICE", "from", "ro", "loop", "on", "verbose"}));
   EXPECT_THAT(Behind("map x from"), ElementsAre("SERVER"));
   EXPECT_THAT(Behind("map x from y on"), ElementsAre("MOUNT"));

@@ -6,7 +6,7 @@ source testing/shell_test.sh
 in_private_mounts "$@"
 require_fuse
 require_loop
-require mkfs.ext4 python3
+require mkfs.ext4 resize2fs e2fsck python3
 source testing/integration/remote_disk.sh
 
 MNT=$TEST_DIR/mnt
@@ -45,6 +45,21 @@ start() {
 }
 
 has_size() { [[ $(blockdev --getsize64 "$loop") == "$1" ]]; }
+
+# Mounted, as it is to be; without CAP_SYS_RESOURCE, which ext4 asks for, it is mounted anew.
+grow_file_system() {
+  local capabilities
+  capabilities=$(awk '$1 == "CapEff:" { print $2 }' /proc/self/status)
+  if ((16#$capabilities >> 24 & 1)); then
+    run_bounded 30 resize2fs "$LINK" >"$TEST_DIR/resize2fs.log" 2>&1 || fail "$(<"$TEST_DIR/resize2fs.log")"
+    return
+  fi
+  umount "$DATA"
+  run_bounded 60 e2fsck -fp "$LINK" >"$TEST_DIR/e2fsck.log" 2>&1 || fail "$(<"$TEST_DIR/e2fsck.log")"
+  run_bounded 30 resize2fs "$LINK" >"$TEST_DIR/resize2fs.log" 2>&1 || fail "$(<"$TEST_DIR/resize2fs.log")"
+  mount "$LINK" "$DATA"
+}
+
 wait_for_loop() { wait_until 10 test -b "$LINK"; }
 
 # Runs it, and fails unless it says so and ends with status 1.
@@ -91,8 +106,33 @@ echo 65536 >"$MNT/sys/block/$NAME/rnbd/resize"
 wait_until 10 has_size 33554432
 case_end
 
-case_start "detaches with the device"
+case_start "grows under a file system that is mounted"
+echo 131072 >"$MNT/sys/block/$NAME/rnbd/resize" # as it is at the server
+wait_until 10 has_size 67108864
+truncate -s 96M "$IMAGES/disk.img"
+wait_until 10 has_size 100663296
+[[ $(stat -c %s "$MNT/$NAME") == 100663296 ]] || fail "the file has $(stat -c %s "$MNT/$NAME") bytes"
+grep -q "device disk.img has grown from 67108864 to 100663296 bytes" "$TEST_DIR/server.log" || fail "the log does not say so"
+grow_file_system
+dd if=/dev/zero of="$DATA/filler" bs=1M count=70 conv=fsync status=none || fail "there is no room"
+kill_serving client
+wait_until 10 grep -qx "$loop" "$MNT/sys/block/$NAME/rnbd/loop"
+has_size 100663296 || fail "the next process shows $(blockdev --getsize64 "$loop") bytes"
+case_end
+
+case_start "ignores a disk that shrinks"
 umount "$DATA"
+truncate -s 32M "$IMAGES/other.img"
+run_bounded 20 "$RNBD" map other.img from blya as "other$NAME"
+truncate -s 16M "$IMAGES/other.img"
+wait_until 10 grep -q "the disk of device other.img has shrunk to 16777216 bytes; the device keeps its 33554432" "$TEST_DIR/server.log"
+[[ $(stat -c %s "$MNT/other$NAME") == 33554432 ]] || fail "the file has $(stat -c %s "$MNT/other$NAME") bytes"
+run_bounded 20 "$RNBD" unmap "other$NAME"
+truncate -s 64M "$IMAGES/other.img"
+run_bounded 60 e2fsck -fn "$LINK" >"$TEST_DIR/e2fsck.log" 2>&1 || fail "$(<"$TEST_DIR/e2fsck.log")"
+case_end
+
+case_start "detaches with the device"
 run_bounded 20 "$RNBD" unmap "$NAME"
 is_gone "$MNT/$NAME" "$LINK" || fail "attached are $(loops_of "$MNT/$NAME")"
 [[ ! -e $MNT/$NAME ]] || fail "the file is there"

@@ -50,6 +50,7 @@ listen:
   - unix: $SOCKET
   - unix: $SOCKET.2
 admin_socket: $ADMIN
+resize_interval: forever
 memory_devices: {scratch: 1MiB}
 sessions:
   - name: "mem"
@@ -110,6 +111,18 @@ expect_output $'<sessions>\n  <session>\n    <sessname>mem</sessname>\n  </sessi
 RNBD_ADMIN_SOCKET=$ADMIN expect 0 srv ls sessname noheaders
 expect_output $'host@blya\nhost@blya\nmem'
 expect_server 2 list nosuch
+case_end
+
+case_start "looks at the size of a disk"
+truncate -s 24M "$IMAGES/disk.img"
+expect_server 0 resize disk.img verbose
+expect_output "class/rnbd-server/ctl/devices/$disk/sessions/host@blya/resize: 1"
+wait_until 5 grep -qx 49152 "$MNT/sys/block/disk0/size"
+expect_server 3 resize disk.img from mem
+expect_server 0 resize scratch
+truncate -s 20M "$IMAGES/disk.img"
+expect_server 1 resize disk.img
+truncate -s 24M "$IMAGES/disk.img"
 case_end
 
 case_start "closes a device"

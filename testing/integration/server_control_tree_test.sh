@@ -25,6 +25,7 @@ listen:
   - unix: $SOCKET
 control_mount: $SYS
 drain_timeout: 1s
+resize_interval: forever
 sessions:
   - name: "*"
     dev_search_path: $IMAGES
@@ -59,13 +60,14 @@ path=$SESSIONS/blya/paths/unix:@unix:${SOCKET//\//!}
 expect_names "$(basename "$disk") $(basename "$other")" "$DISKS"
 expect_names "block_dev sessions" "$disk"
 [[ $(readlink "$disk/block_dev") == "$IMAGES/disk.img" ]] || fail "block_dev leads to $(readlink "$disk/block_dev")"
-expect_names "access_mode force_close mapping_path read_only" "$disk/sessions/blya"
+expect_names "access_mode force_close mapping_path read_only resize" "$disk/sessions/blya"
 expect_text disk.img "$disk/sessions/blya/mapping_path"
 expect_text rw "$disk/sessions/blya/access_mode"
 expect_text 0 "$disk/sessions/blya/read_only"
 expect_text ro "$other/sessions/blya/access_mode"
 expect_text 1 "$other/sessions/blya/read_only"
 expect_text "Write: 1" "$disk/sessions/blya/force_close"
+expect_text "Write: 1" "$disk/sessions/blya/resize"
 expect_names "paths" "$SESSIONS/blya"
 expect_names "$(basename "$path")" "$SESSIONS/blya/paths"
 expect_names "disconnect dst_addr hca_name hca_port src_addr stats" "$path"
@@ -75,7 +77,7 @@ expect_text 0 "$path/hca_port"
 expect_text "unix:" "$path/src_addr"
 expect_text "unix:$SOCKET" "$path/dst_addr"
 for file in "$disk"/sessions/blya/{access_mode,mapping_path,read_only} "$path"/{dst_addr,hca_name,hca_port,src_addr}; do expect_mode 444 "$file"; done
-for file in "$disk/sessions/blya/force_close" "$path/disconnect" "$path/stats/rdma"; do expect_mode 644 "$file"; done
+for file in "$disk/sessions/blya/"{force_close,resize} "$path/disconnect" "$path/stats/rdma"; do expect_mode 644 "$file"; done
 case_end
 
 case_start "the numbers are those of the client"
@@ -89,9 +91,20 @@ expect_store ok "$path/stats/rdma" 1
 expect_text "0 0 0 0" "$path/stats/rdma"
 case_end
 
+case_start "looks at the size of a disk"
+truncate -s 20M "$IMAGES/disk.img"
+expect_store ok "$disk/sessions/blya/resize" 1
+wait_until 5 grep -qx 40960 "$MNT/sys/block/disk0/size"
+truncate -s 18M "$IMAGES/disk.img"
+expect_store EINVAL "$disk/sessions/blya/resize" 1
+expect_text 40960 "$MNT/sys/block/disk0/size"
+truncate -s 20M "$IMAGES/disk.img"
+case_end
+
 case_start "what cannot be written"
 for text in 0 2 yes "1 "; do
   expect_store EINVAL "$disk/sessions/blya/force_close" "$text"
+  expect_store EINVAL "$disk/sessions/blya/resize" "$text"
   expect_store EINVAL "$path/disconnect" "$text"
 done
 expect_store EACCES "$disk/sessions/blya/access_mode" rw
