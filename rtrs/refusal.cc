@@ -59,6 +59,8 @@ constexpr Entry kEntries[] = {
     {Refusal::kOtherCidNum, ECONNRESET, "the path was begun with another number of connections"},
     {Refusal::kSameCid, ECONNRESET, "the path has this connection already"},
     {Refusal::kPathConnected, ECONNRESET, "the path is connected already"},
+    {Refusal::kDrained, ECONNRESET,
+     "the server is drained: it takes no sessions for the time being"},
 };
 
 const Entry* Find(uint8_t number) {

@@ -33,6 +33,7 @@ enum class Refusal : uint8_t {
   kOtherCidNum = 14,    // the path was begun with another number of connections
   kSameCid = 15,        // the path has this connection
   kPathConnected = 16,  // the path is complete
+  kDrained = 17,        // no new sessions, until somebody says so
 };
 
 // The failure that stands for a reason, with its errno.

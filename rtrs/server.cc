@@ -45,6 +45,14 @@ Server::Server(const ServerOptions& options, Ring* control, std::vector<Ring*> w
 
 Server::~Server() = default;
 
+void Server::Reconfigure(const ServerLimits& limits, const ServerPathSettings& path) {
+  options_.limits = limits;
+  options_.path = path;
+  for (const auto& [uuid, session] : sessions_) {
+    if (session->handler != nullptr) session->handler->OnReconfigured();
+  }
+}
+
 absl::StatusOr<Address> Server::Listen(Fabric* fabric, const Address& address) {
   ASSIGN_OR_RETURN(std::unique_ptr<Listener> listener, fabric->Listen(control_, address, this));
   listeners_.push_back(std::move(listener));
@@ -104,6 +112,7 @@ absl::StatusOr<Server::Session*> Server::FindOrAddSession(const ConnectRequest& 
   auto known = sessions_.find(request.paths_uuid);
   if (known != sessions_.end()) return known->second.get();
   if (!request.first_conn()) return Refuse(Refusal::kUnknownSession);
+  if (drained_) return Refuse(Refusal::kDrained);
   if (usage_.sessions >= limits.max_sessions) {
     return Refuse(Refusal::kMaxSessions, limits.max_sessions);
   }
@@ -130,7 +139,9 @@ absl::StatusOr<ServerPath*> Server::FindOrAddPath(Session* session, const Connec
     return FindPath(known->second.get(), request, incoming->source());
   }
   // The client has lost them all. What it sent over them must not run beside what it sends now.
-  if (session->closing()) return Refuse(Refusal::kSessionClosing);
+  if (session->closing() || session->state == ServerSessionState::kEnding) {
+    return Refuse(Refusal::kSessionClosing);
+  }
   if (session->paths.size() >= options_.limits.max_paths_per_session) {
     return Refuse(Refusal::kMaxPathsPerSession, options_.limits.max_paths_per_session);
   }
@@ -320,17 +331,58 @@ void Server::ForgetSessionIfEmpty(const Uuid& uuid) {
     session->handler.reset();
     if (observer_ != nullptr) observer_->OnSessionGone(session->name);
   }
-  if (sessions_.empty() && shut_down_ != nullptr) {
-    control_->Post(std::exchange(shut_down_, nullptr));
-  }
+  const std::vector<std::function<void()>> when_gone = std::move(session->when_gone);
+  session.reset();
+  for (const auto& done : when_gone) done();
+  TellIfEmpty();
+}
+
+void Server::TellIfEmpty() {
+  if (!sessions_.empty()) return;
+  for (auto& done : std::exchange(when_empty_, {})) control_->Post(std::move(done));
+}
+
+Server::Session* Server::FindNamed(const std::string& name) {
+  const auto known = session_names_.find(name);
+  return known == session_names_.end() ? nullptr : sessions_.at(known->second).get();
+}
+
+void Server::EndSession(const std::string& name, const absl::Status& why,
+                        std::function<void()> done) {
+  Session* const session = FindNamed(name);
+  if (session == nullptr) return done();
+  session->Enter(ServerSessionEvent::kEnded);
+  session->when_gone.push_back(std::move(done));
+  // Closing a path may change the list.
+  for (ServerPath* path : std::vector<ServerPath*>(session->paths)) path->Close(why);
+}
+
+void Server::DrainSession(const std::string& name, const absl::Status& why, absl::Duration bound,
+                          std::function<void()> done) {
+  Session* const session = FindNamed(name);
+  if (session == nullptr) return done();
+  session->when_gone.push_back(std::move(done));
+  DrainPaths(session, why, bound);
+}
+
+void Server::DrainPaths(Session* session, const absl::Status& why, absl::Duration bound) {
+  session->Enter(ServerSessionEvent::kEnded);
+  for (ServerPath* path : std::vector<ServerPath*>(session->paths)) path->Drain(why, bound);
+}
+
+void Server::Drain(const absl::Status& why, absl::Duration bound, std::function<void()> done) {
+  drained_ = true;
+  when_empty_.push_back(std::move(done));
+  for (const auto& [uuid, session] : sessions_) DrainPaths(session.get(), why, bound);
+  TellIfEmpty();
 }
 
 void Server::Shutdown(const absl::Status& why, std::function<void()> done) {
   shutting_down_ = true;
   listeners_.clear();
-  shut_down_ = std::move(done);
+  when_empty_.push_back(std::move(done));
   for (const auto& [uuid, path] : paths_) path->Close(why);
-  if (sessions_.empty()) control_->Post(std::exchange(shut_down_, nullptr));
+  TellIfEmpty();
 }
 
 std::vector<std::pair<std::string, Address>> Server::sessions() const {
@@ -339,6 +391,18 @@ std::vector<std::pair<std::string, Address>> Server::sessions() const {
     if (!session->name.empty()) named.emplace_back(session->name, session->client);
   }
   return named;
+}
+
+std::vector<std::pair<std::string, uint64_t>> Server::session_paths() const {
+  std::vector<std::pair<std::string, uint64_t>> counted;
+  for (const auto& [uuid, session] : sessions_) {
+    if (session->name.empty()) continue;
+    const auto connected = std::count_if(
+        session->paths.begin(), session->paths.end(),
+        [](const ServerPath* path) { return path->state() == ServerPath::State::kConnected; });
+    counted.emplace_back(session->name, connected);
+  }
+  return counted;
 }
 
 void Server::CountUsage(const Address& client, int sessions, int connections) {

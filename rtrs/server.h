@@ -69,11 +69,8 @@ class Server final : private ListenHandler, private ServerPathOwner {
   // Is told of every session and path. Before the first one; outlives the server.
   void set_observer(ServerObserver* observer) { observer_ = observer; }
 
-  // From the next session, path and connection on.
-  void Reconfigure(const ServerLimits& limits, const ServerPathSettings& path) {
-    options_.limits = limits;
-    options_.path = path;
-  }
+  // From the next session, path and connection on. The layer above is told of it in each session.
+  void Reconfigure(const ServerLimits& limits, const ServerPathSettings& path);
 
   // The address that is really listened on. `fabric` outlives the server.
   absl::StatusOr<Address> Listen(Fabric* fabric, const Address& address);
@@ -82,11 +79,25 @@ class Server final : private ListenHandler, private ServerPathOwner {
   // Requests that are being worked on delay that until their backend answers.
   void Shutdown(const absl::Status& why, std::function<void()> done);
 
+  // Ends the session of this name; `done` when nothing of it runs any more, its handler is gone and
+  // another may have the name: at once where there is none.
+  void EndSession(const std::string& name, const absl::Status& why, std::function<void()> done);
+  // The same, but the requests that have come are answered first, for `bound` at most.
+  void DrainSession(const std::string& name, const absl::Status& why, absl::Duration bound,
+                    std::function<void()> done);
+  // Refuses new sessions, and drains those that there are; `done` when none is left.
+  void Drain(const absl::Status& why, absl::Duration bound, std::function<void()> done);
+  bool drained() const { return drained_; }
+  // Takes sessions again.
+  void Undrain() { drained_ = false; }
+
   const ServerCounters& counters() const { return counters_; }
   size_t session_count() const { return sessions_.size(); }
   uint64_t chunk_memory() const { return chunk_memory_; }  // bytes given out
   // Those whose names are known, and the client that each began with.
   std::vector<std::pair<std::string, Address>> sessions() const;
+  // The same sessions, and how many of their paths are connected.
+  std::vector<std::pair<std::string, uint64_t>> session_paths() const;
 
  private:
   struct Session {
@@ -99,6 +110,7 @@ class Server final : private ListenHandler, private ServerPathOwner {
     std::unique_ptr<ServerSessionHandler> handler;
     std::vector<ServerPath*> paths;
     ServerSessionState state = ServerSessionState::kEstablishing;
+    std::vector<std::function<void()>> when_gone;
 
     bool closing() const { return state == ServerSessionState::kClosing; }
     void Enter(ServerSessionEvent event) { state = NextServerSessionState(state, event); }
@@ -128,7 +140,10 @@ class Server final : private ListenHandler, private ServerPathOwner {
   void OnPathConnected(ServerPath* path) override;
   void OnPathClosing(ServerPath* path, bool was_connected, const absl::Status& why) override;
   void OnPathClosed(ServerPath* path) override;
+  Session* FindNamed(const std::string& name);
+  static void DrainPaths(Session* session, const absl::Status& why, absl::Duration bound);
   void ForgetSessionIfEmpty(const Uuid& uuid);
+  void TellIfEmpty();
   void CountUsage(const Address& client, int sessions, int connections);
   std::string Describe(const ServerPath& path) const;
 
@@ -153,7 +168,8 @@ class Server final : private ListenHandler, private ServerPathOwner {
   uint64_t chunk_memory_ = 0;
   size_t next_worker_ = 0;
   bool shutting_down_ = false;
-  std::function<void()> shut_down_;
+  bool drained_ = false;
+  std::vector<std::function<void()>> when_empty_;
 };
 
 }  // namespace rnbd::rtrs

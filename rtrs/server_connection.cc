@@ -22,6 +22,8 @@ constexpr absl::Duration kParkedRetry = absl::Milliseconds(1);
 
 }  // namespace
 
+bool ServerRequest::abandoned() const { return connection_->lost(); }
+
 void ServerRequest::Complete(int error) { connection_->Respond(this, error); }
 
 ServerConnection::ServerConnection(uint16_t cid, Ring* ring, size_t worker,
@@ -100,6 +102,7 @@ void ServerConnection::TakeRequest(uint32_t immediate) {
     Violation("a request for a chunk that does not exist");
     return;
   }
+  if (draining_) return;
   uintptr_t user;
   if (Acquire(chunks->request(place->buf_id), &user)) {
     Start(*place, /*may_be_spoiled=*/false);
@@ -251,6 +254,20 @@ void ServerConnection::Respond(ServerRequest* request, int error) {
   --active_;
   PathCounters::Add(&counters_.ended, 1);
   if (lost_ && active_ == 0) owner_->OnConnectionQuiet(this);
+  TellIfDrained();
+}
+
+void ServerConnection::Drain() {
+  draining_ = true;
+  DropParked();
+  TellIfDrained();
+}
+
+void ServerConnection::TellIfDrained() {
+  const bool idle = active_ == 0 && first_closing_ == nullptr;
+  if (!draining_ || drained_ || lost_ || !idle) return;
+  drained_ = true;
+  owner_->OnConnectionDrained(this);
 }
 
 // Section 3.7.
@@ -321,7 +338,15 @@ void ServerConnection::OnDisconnected(const absl::Status& why, absl::Span<const 
   DropParked();
   DropClosing();
   owner_->OnConnectionLost(this, why);
+  if (active_ > 0) TellLost();
   if (active_ == 0) owner_->OnConnectionQuiet(this);
+}
+
+// Requests may be completed within the call; the last of them is not to end the connection there.
+void ServerConnection::TellLost() {
+  ++active_;
+  path_->chunks.load(std::memory_order_relaxed)->handler()->OnConnectionLost(worker_);
+  --active_;
 }
 
 void ServerConnection::Violation(absl::string_view what) {

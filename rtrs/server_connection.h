@@ -47,6 +47,8 @@ class ServerConnectionOwner {
   virtual void OnInfoRequest(ServerConnection* connection, const InfoRequest& message) = 0;
   // FENCE: `request`, which is to be completed on this thread when it is done, brings `message`.
   virtual void OnFence(ServerRequest* request, const FenceMessage& message) = 0;
+  // After Drain(): every request that it has taken is answered.
+  virtual void OnConnectionDrained(ServerConnection* connection) = 0;
   // The connection is lost; requests may still be worked on.
   virtual void OnConnectionLost(ServerConnection* connection, const absl::Status& why) = 0;
   // The last call: it is lost and no request of it is being worked on any more. It may be destroyed
@@ -73,6 +75,8 @@ class ServerConnection final : public ConnectionHandler {
 
   uint16_t cid() const { return cid_; }
   Ring* ring() const { return ring_; }
+  // On its thread: nothing is sent any more.
+  bool lost() const { return lost_; }
   // What came over it; any thread.
   const PathCounters& counters() const { return counters_; }
   // Once it has received something: any thread that knows of that.
@@ -83,6 +87,10 @@ class ServerConnection final : public ConnectionHandler {
   void Accept(const ConnectResponse& response) { connection_->Accept(MessageBytes(response)); }
   // Takes no more requests from now on, and closes.
   void Disconnect(const absl::Status& why);
+
+  // Takes no more requests from now on: what comes is not answered, and is the client's to send
+  // again when the path has ended.
+  void Drain();
 
   // `message` stays in place until the connection is quiet.
   void SendInfoResponse(absl::Span<const uint8_t> message, uint32_t local_key);
@@ -117,6 +125,8 @@ class ServerConnection final : public ConnectionHandler {
   void DropParked();
   void DropClosing();
   void SendAnswer(const Request& request, uint32_t chunk, const uint8_t* data, int error);
+  void TellLost();
+  void TellIfDrained();
   void Violation(absl::string_view what);
   void Count(const Request& request);
 
@@ -130,6 +140,8 @@ class ServerConnection final : public ConnectionHandler {
   LocalEnd local_end_;
   PathCounters counters_;
   uint32_t active_ = 0;  // requests being worked on
+  bool draining_ = false;
+  bool drained_ = false;  // and the owner knows
   bool closing_ = false;
   bool lost_ = false;
   // Requests whose windows are being closed, in order.

@@ -41,6 +41,14 @@ class ServerSessionHandler {
   // On any worker's thread, several at once: a request to be worked on and completed on the same
   // thread, now or later.
   virtual void OnRequest(ServerRequest* request) = 0;
+
+  // On the thread of `worker`, one of the server's: a connection of it was lost. Its requests are
+  // abandoned(), and what was not begun for them need not be; they are to be completed all the
+  // same.
+  virtual void OnConnectionLost(size_t) {}
+
+  // Control thread: the server was given other settings while it runs.
+  virtual void OnReconfigured() {}
 };
 
 class ServerHandler {

@@ -11,6 +11,12 @@
 #include "rtrs/ring_round.h"
 
 namespace rnbd::rtrs {
+namespace {
+
+// What was posted before a connection closes may not reach the peer any more.
+constexpr absl::Duration kAnswersGoOut = absl::Milliseconds(50);
+
+}  // namespace
 
 ServerPath::ServerPath(ServerPathOwner* owner, const ConnectRequest& request, Address client,
                        Address server, const SessionGeometry& geometry,
@@ -30,6 +36,7 @@ ServerPath::ServerPath(ServerPathOwner* owner, const ConnectRequest& request, Ad
       connections_(request.cid_num),
       establishment_timer_(control, [this] { OnEstablishmentTimer(); }),
       heartbeat_timer_(control, [this] { OnHeartbeatTimer(); }),
+      drain_timer_(control, [this] { OnDrainTimer(); }),
       heartbeat_settings_(request.features() != 0 ? settings.heartbeat : settings.kernel_heartbeat),
       heartbeat_(heartbeat_settings_) {
   shared_.may_fence = (request.features() & kRecovery) != 0;
@@ -231,6 +238,25 @@ void ServerPath::SendNews(uint32_t news) {
   service->ring()->Post([service, news] { service->SendBare(EncodeNews(news)); });
 }
 
+void ServerPath::Drain(const absl::Status& why, absl::Duration bound) {
+  if (state_ != State::kConnected) return Close(why);
+  if (drain_timer_.armed()) return;
+  drained_for_ = why;
+  undrained_ = connections_.size();
+  drain_timer_.Arm(bound);
+  for (const auto& connection : connections_) {
+    connection->ring()->Post([connection = connection.get()] { connection->Drain(); });
+  }
+}
+
+void ServerPath::OnConnectionDrained(ServerConnection*) {
+  control_->Post([this] {
+    if (--undrained_ == 0 && !closing()) drain_timer_.Arm(kAnswersGoOut);
+  });
+}
+
+void ServerPath::OnDrainTimer() { Close(drained_for_); }
+
 void ServerPath::OnConnectionLost(ServerConnection* connection, const absl::Status& why) {
   control_->Post([this, cid = connection->cid(), why] {
     Close(Annotate(why, absl::StrCat("connection ", cid)));
@@ -249,6 +275,7 @@ void ServerPath::Close(const absl::Status& why) {
   Enter(State::kClosing);
   establishment_timer_.Cancel();
   heartbeat_timer_.Cancel();
+  drain_timer_.Cancel();
   for (const auto& connection : connections_) {
     if (connection == nullptr) continue;
     connection->ring()->Post([connection = connection.get(), why] { connection->Disconnect(why); });

@@ -79,6 +79,10 @@ class ServerPath final : private ServerConnectionOwner {
   // Takes the path down.
   void Close(const absl::Status& why);
 
+  // Takes no more requests, and the path down when those that it has taken are answered, or when
+  // `bound` has passed.
+  void Drain(const absl::Status& why, absl::Duration bound);
+
   // Sends NEWS, which the client takes; nothing where the path is not connected.
   void SendNews(uint32_t news);
 
@@ -109,11 +113,13 @@ class ServerPath final : private ServerConnectionOwner {
   absl::Status CreateNextKeys(uint32_t count);
   void OnEstablishmentTimer();
   void OnHeartbeatTimer();
+  void OnDrainTimer();
   void Quiesce();
   PathTraffic AllTraffic() const;
 
   void OnInfoRequest(ServerConnection* connection, const InfoRequest& message) override;
   void OnFence(ServerRequest* request, const FenceMessage& message) override;
+  void OnConnectionDrained(ServerConnection* connection) override;
   void OnConnectionLost(ServerConnection* connection, const absl::Status& why) override;
   void OnConnectionQuiet(ServerConnection* connection) override;
 
@@ -143,6 +149,9 @@ class ServerPath final : private ServerConnectionOwner {
   UniqueMapping next_keys_;
   Ring::Timer establishment_timer_;
   Ring::Timer heartbeat_timer_;
+  Ring::Timer drain_timer_;
+  absl::Status drained_for_;
+  size_t undrained_ = 0;  // connections, after Drain()
   const HeartbeatSettings heartbeat_settings_;
   Heartbeat heartbeat_;
 };

@@ -39,6 +39,9 @@ class ServerRequest {
   // Number of that thread among the server's workers.
   size_t worker() const { return worker_; }
 
+  // The connection that it came over is lost: nobody gets the answer.
+  bool abandoned() const;
+
   // Answers the client: 0 or a positive errno (protocol page, section 3.10). The object may be in
   // use for the next request before this returns. When the client is gone meanwhile, nothing is
   // sent.

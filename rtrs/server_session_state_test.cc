@@ -21,7 +21,9 @@ struct Change {
 const std::vector<Change> kChanges = {
     {S::kEstablishing, E::kOpened, S::kOpen},
     {S::kEstablishing, E::kLastPathClosing, S::kClosing},
+    {S::kOpen, E::kEnded, S::kEnding},
     {S::kOpen, E::kLastPathClosing, S::kClosing},
+    {S::kEnding, E::kLastPathClosing, S::kClosing},
 };
 
 TEST(ServerSessionStateTest, ChangesAsTheTableSaysAndNotOtherwise) {

@@ -142,6 +142,10 @@ class TestServer {
   EchoServer& handler() { return handler_; }
   TestThreads& threads() { return threads_; }
 
+  // On its control thread.
+  void OnServer(const std::function<void(Server*)>& task) {
+    threads_.control()->RunAndWait([&] { task(server_.get()); });
+  }
   ServerCounters counters();
   size_t session_count();
   // True when the server has that many sessions within `limit`.
