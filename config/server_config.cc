@@ -331,6 +331,8 @@ void ReadSession(const YamlNode& node, ServerConfig* config, ErrorList* errors) 
   reader.ReadChoice<DirectIo>(
       "direct_io", {{"auto", DirectIo::kAuto}, {"yes", DirectIo::kYes}, {"no", DirectIo::kNo}},
       &session.direct_io);
+  ReadRateLimits(&reader, "limits", &session.limits);
+  ReadRateLimits(&reader, "device_limits", &session.device_limits);
   reader.Finish();
   if (!session.name.empty()) CheckReachable(node, *config, session, errors);
   config->sessions.push_back(std::move(session));

@@ -12,6 +12,7 @@
 #include "common/rnbd_messages.h"
 #include "config/common_options.h"
 #include "config/peer_range.h"
+#include "config/rate_limits.h"
 #include "rtrs/address.h"
 
 // server.yaml, checked and with every default filled in. docs/configuration.md has the meaning of
@@ -54,6 +55,8 @@ struct ServerSessionConfig {
   std::vector<AccessMode> access = {AccessMode::kReadOnly, AccessMode::kReadWrite,
                                     AccessMode::kMigration};  // sorted, without duplicates
   DirectIo direct_io = DirectIo::kAuto;
+  RateLimits limits;         // of a session under this entry
+  RateLimits device_limits;  // of each device of it
   Origin origin;
 
   bool Allows(AccessMode mode) const;

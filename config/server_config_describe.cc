@@ -82,6 +82,13 @@ std::string DescribeSession(const ServerConfig& config, const ServerSessionConfi
                                   " (", session.origin.text, ")\n");
   absl::StrAppend(&text, "  devices: ", DescribeDevices(config, session), "\n");
   absl::StrAppend(&text, "  access: ", modes, "\n");
+  if (session.limits.any()) {
+    absl::StrAppend(&text, "  at most ", RateLimitsToString(session.limits), " in all\n");
+  }
+  if (session.device_limits.any()) {
+    absl::StrAppend(&text, "  each device at most ", RateLimitsToString(session.device_limits),
+                    "\n");
+  }
   if (absl::StrContains(session.dev_search_path, "%SESSNAME%")) {
     absl::StrAppend(&text, "  %SESSNAME% becomes the session's name\n");
   }

@@ -466,6 +466,22 @@ TEST(ServerConfig, ChecksDeclaredDevices) {
             "s.yaml:3:15: null_devices: expected a map of keys and values, found a list");
 }
 
+TEST(ServerConfig, LimitsOfASessionAndItsDevices) {
+  const ServerConfig config =
+      Parsed(WithSession("name: a, dev_search_path: /srv, limits: {iops: 10, burst: 2s}, "
+                         "device_limits: {bandwidth: 1MiB}"));
+  EXPECT_EQ(config.sessions[0].limits, (RateLimits{.iops = 10, .burst = absl::Seconds(2)}));
+  EXPECT_EQ(config.sessions[0].device_limits, (RateLimits{.bandwidth = 1 << 20}));
+  const auto error = [](const char* limits) {
+    return Error(WithSession(absl::StrCat("name: a, dev_search_path: /srv, limits: ", limits)));
+  };
+  EXPECT_EQ(error("{burst: 1s}"), "s.yaml:3:46: limits: expected iops or bandwidth in it, or both");
+  EXPECT_EQ(error("{iops: 0}"),
+            "s.yaml:3:53: iops: expected a whole number from 1 to 1000000000, found \"0\"");
+  EXPECT_EQ(error("{bandwidth: 1KiB}"),
+            "s.yaml:3:58: bandwidth: expected a size from 4KiB to 1024TiB, found \"1KiB\"");
+}
+
 TEST(ServerConfig, ReportsEverythingThatIsWrongAtOnce) {
   EXPECT_EQ(
       Error("listen:\n"
@@ -555,6 +571,8 @@ TEST(DescribeServer, TellsAPersonWhatWouldHappen) {
       "  devices: disk?, archive/** below /srv/rnbd/%SESSNAME%/disks, with O_DIRECT where the file "
       "allows it\n"
       "  access: ro, rw, migration\n"
+      "  at most iops=20000 bandwidth=400MiB burst=1s in all\n"
+      "  each device at most iops=5000 bandwidth=100MiB burst=100ms\n"
       "  %SESSNAME% becomes the session's name\n"
       "every other session is refused\n");
 }

@@ -50,6 +50,12 @@ std::string Text(const ServerSessionConfig& session) {
   if (session.direct_io != DirectIo::kAuto) {
     words.push_back(absl::StrCat("direct_io ", session.direct_io == DirectIo::kYes ? "yes" : "no"));
   }
+  if (session.limits.any()) {
+    words.push_back(absl::StrCat("limits ", RateLimitsToString(session.limits)));
+  }
+  if (session.device_limits.any()) {
+    words.push_back(absl::StrCat("device_limits ", RateLimitsToString(session.device_limits)));
+  }
   return absl::StrJoin(words, ", ");
 }
 

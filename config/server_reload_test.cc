@@ -81,7 +81,7 @@ TEST(ServerReloadTest, EntriesComeAndGo) {
   const ServerConfig file =
       Parsed(absl::StrCat(kListen, "null_devices: {void: 1MiB}\n",
                           "sessions:\n"
-                          "  - {name: new, backend: \"null\", devices: [void]}\n"
+                          "  - {name: new, backend: \"null\", devices: [void], limits: {iops: 5}}\n"
                           "  - {name: \"*\", dev_search_path: /pub, direct_io: no}\n"));
   const ServerReload reload = PlanReload(running, file);
   EXPECT_EQ(reload.config.sessions, file.sessions);
@@ -89,7 +89,8 @@ TEST(ServerReloadTest, EntriesComeAndGo) {
               ElementsAre("+ null_devices.void: 1MiB",
                           "- session \"web-*\", from 10.0.0.0/8, /srv, access ro",
                           "- session \"*\", /pub, access ro rw migration",
-                          "+ session \"new\", backend null, devices void, access ro rw migration",
+                          "+ session \"new\", backend null, devices void, access ro rw migration, "
+                          "limits iops=5 burst=100ms",
                           "+ session \"*\", /pub, access ro rw migration, direct_io no"));
 }
 

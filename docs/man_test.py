@@ -26,6 +26,7 @@ listen:
   - {UNKNOWN}: 1
 sessions:
   - {UNKNOWN}: 1
+    limits: {{{UNKNOWN}: 1}}
 """
 CLIENT_FILE = f"""
 {UNKNOWN}: 1
@@ -40,7 +41,7 @@ sessions:
       - {UNKNOWN}: 1
 """
 # Maps with a section of their own in the page; the keys of others stand there as MAP.KEY.
-SECTIONS = {"the file", "a listen entry", "a session entry", "a session", "a device"}
+SECTIONS = {"the file", "a listen entry", "a session entry", "a rate limit", "a session", "a device"}
 
 
 def program(path):
@@ -149,9 +150,9 @@ class ManualPages(unittest.TestCase):
     def test_attributes(self):
         with open("docs/control-tree.md", encoding="utf-8") as file:
             page = file.read()
-        there = {"map_device", "keeper_pid", "reload"}
-        tables = re.findall(r"^### (?:Devices|Sessions|Disks|Paths): .*?(?=^##)", page, re.MULTILINE | re.DOTALL)
-        self.assertEqual(len(tables), 5)
+        there = {"map_device", "keeper_pid"}
+        tables = re.findall(r"^### (?:Devices|Sessions|Disks|Paths|The server): .*?(?=^##)", page, re.MULTILINE | re.DOTALL)
+        self.assertEqual(len(tables), 7)
         for table in tables:
             for row in re.findall(r"^\| (`[^|]*) \| (?:0[0-7]{3}|link) \|", table, re.MULTILINE):
                 there.update(re.findall(r"`([^`]+)`", row))

@@ -1,9 +1,11 @@
 #include "server/block_service.h"
 
+#include <cerrno>
 #include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/status.h"
 #include "server/kept_places.h"
 #include "server/session_policy.h"
@@ -48,6 +50,11 @@ absl::Status BlockService::KeepPlaces() {
 }
 
 absl::Status BlockService::MayBegin(const std::string& session_name, const rtrs::Address& client) {
+  if (fenced_.Contains(session_name, absl::Now())) {
+    if (metrics_ != nullptr) metrics_->CountRefusedSession();
+    return ErrnoToStatus(EACCES,
+                         absl::StrCat("session \"", session_name, "\" is fenced at the server"));
+  }
   const auto config = config_->Get();
   const absl::Status admitted = DecideSession(*config, session_name, client).status();
   if (admitted.ok()) return admitted;

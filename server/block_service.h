@@ -2,6 +2,7 @@
 #define RNBD_SERVER_BLOCK_SERVICE_H_
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -11,6 +12,7 @@
 #include "rtrs/server_handler.h"
 #include "server/device_observer.h"
 #include "server/device_session.h"
+#include "server/fenced_names.h"
 #include "server/live_config.h"
 #include "server/policy_opener.h"
 #include "server/server_metrics.h"
@@ -32,6 +34,11 @@ class BlockService final : public rtrs::ServerHandler {
   absl::Status KeepPlaces();
 
   absl::Status MayBegin(const std::string& session_name, const rtrs::Address& client) override;
+  // Control thread: the names of sessions that get none.
+  FencedNames* fenced() { return &fenced_; }
+  // Any thread: others may have what is kept for lost sessions of this name.
+  void ForgetPlaces(const std::string& session_name) { disks_.exports.DropKept(session_name); }
+
   absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> OnSession(
       const rtrs::ServerSessionInfo& session) override;
 
@@ -40,6 +47,7 @@ class BlockService final : public rtrs::ServerHandler {
   const DeviceSession::Threads threads_;
   DeviceObserver* const observer_;
   ServerMetrics* const metrics_;
+  FencedNames fenced_;
   SharedDisks disks_;
   LogEvery log_refusals_;
 };

@@ -17,10 +17,16 @@ using rtrs::ServerPath;
 
 constexpr char kDisks[] = "class/rnbd-server/ctl/devices";
 constexpr char kSessions[] = "class/rtrs-server";
+constexpr char kOwnSessions[] = "class/rnbd-server/ctl/sessions";
 constexpr char kWriteOne[] = "Write: 1\n";
 
 std::string SessionDirectory(const std::string& session) {
   return absl::StrCat(kSessions, "/", session);
+}
+
+// What the kernel's server does not have.
+std::string OwnSessionDirectory(const std::string& session) {
+  return absl::StrCat(kOwnSessions, "/", session);
 }
 
 // As the client names the path: its port is chosen anew each time.
@@ -52,14 +58,21 @@ void LogIfFailed(const absl::Status& status) {
 ControlTree::ControlTree(AttributeTree* tree) : tree_(tree) {
   LogIfFailed(tree_->AddDirectory(kDisks));
   LogIfFailed(tree_->AddDirectory(kSessions));
+  LogIfFailed(tree_->AddDirectory(kOwnSessions));
 }
 
 void ControlTree::OnSession(const std::string& session) {
   LogIfFailed(tree_->AddDirectory(absl::StrCat(SessionDirectory(session), "/paths")));
+  LogIfFailed(tree_->AddDirectory(OwnSessionDirectory(session)));
+  if (drain_ == nullptr) return;
+  AddCommand(
+      absl::StrCat(OwnSessionDirectory(session), "/drain"), [] { return std::string(kWriteOne); },
+      [this, session](AttributeTree::StoreDone done) { drain_(session, std::move(done)); });
 }
 
 void ControlTree::OnSessionGone(const std::string& session) {
   LogIfFailed(tree_->Remove(SessionDirectory(session)));
+  LogIfFailed(tree_->Remove(OwnSessionDirectory(session)));
 }
 
 // The path is there for as long as its files are.
@@ -124,6 +137,23 @@ void ControlTree::AddDevice(uint64_t number, const OpenDeviceFacts& device,
           [read_only = device.read_only] { return std::string(read_only ? "1" : "0"); });
   AddDeviceCommand(absl::StrCat(directory, "/force_close"), commands.force_close);
   AddDeviceCommand(absl::StrCat(directory, "/resize"), commands.resize);
+  AddLimit(absl::StrCat(directory, "/limits"), commands.limit);
+}
+
+void ControlTree::OnSessionLimit(const std::string& session, std::shared_ptr<RateLimit> limit) {
+  AddLimit(absl::StrCat(OwnSessionDirectory(session), "/limits"), std::move(limit));
+}
+
+void ControlTree::AddLimit(const std::string& path, std::shared_ptr<RateLimit> limit) {
+  AttributeTree::Attribute attribute;
+  attribute.mode = 0644;
+  attribute.show = [limit] { return Line(limit->Text()); };
+  attribute.store = [limit, path](const std::string& text, const AttributeTree::StoreDone& done) {
+    const absl::Status set = limit->SetByHand(text);
+    if (set.ok()) spdlog::info("{} are now {}", path, limit->Text());
+    done(set);
+  };
+  LogIfFailed(tree_->AddAttribute(path, std::move(attribute)));
 }
 
 void ControlTree::AddDeviceCommand(const std::string& path, const Command& command) {

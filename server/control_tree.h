@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "common/attribute_tree.h"
@@ -29,6 +31,10 @@ class ControlTree final : public rtrs::ServerObserver, public DeviceObserver {
   // Before the first device: the ring of the control thread, which outlives the device thread.
   void set_control(Ring* control) { control_ = control; }
 
+  // Before the first session: what a write to a session's `drain` does.
+  using Drain = std::function<void(const std::string& session, AttributeTree::StoreDone done)>;
+  void set_drain(Drain drain) { drain_ = std::move(drain); }
+
   // Devices that are open. Any thread.
   uint64_t devices_open() const { return devices_open_.load(); }
 
@@ -37,6 +43,7 @@ class ControlTree final : public rtrs::ServerObserver, public DeviceObserver {
   void OnPath(const std::string& session, rtrs::ServerPath* path) override;
   void OnPathGone(const std::string& session, rtrs::ServerPath* path) override;
 
+  void OnSessionLimit(const std::string& session, std::shared_ptr<RateLimit> limit) override;
   uint64_t OnDeviceOpened(const OpenDeviceFacts& device, Commands commands) override;
   void OnDeviceClosed(uint64_t number) override;
 
@@ -49,6 +56,7 @@ class ControlTree final : public rtrs::ServerObserver, public DeviceObserver {
   void AddDevice(uint64_t number, const OpenDeviceFacts& device, const Commands& commands);
   void AddDeviceCommand(const std::string& path, const Command& command);
   void RemoveDevice(uint64_t number);
+  void AddLimit(const std::string& path, std::shared_ptr<RateLimit> limit);
   void AddText(const std::string& path, std::function<std::string()> show);
   // "1" does it.
   void AddCommand(const std::string& path, std::function<std::string()> show,
@@ -56,6 +64,7 @@ class ControlTree final : public rtrs::ServerObserver, public DeviceObserver {
 
   AttributeTree* const tree_;
   Ring* control_ = nullptr;
+  Drain drain_;
   std::atomic<uint64_t> last_number_{0};
   std::atomic<uint64_t> devices_open_{0};
   std::map<uint64_t, Place> devices_;      // by number

@@ -92,7 +92,8 @@ class ControlTreeTest : public ::testing::Test {
                                           [this, path](const DeviceObserver::Done& done) {
                                             resized_.push_back(path);
                                             done(absl::OkStatus());
-                                          }});
+                                          },
+                                      .limit = limit_});
     control()->RunAndWait([] {});
     return number;
   }
@@ -109,6 +110,7 @@ class ControlTreeTest : public ::testing::Test {
   absl::Status force_result_;
   std::vector<std::string> forced_;   // control thread
   std::vector<std::string> resized_;  // control thread
+  std::shared_ptr<RateLimit> limit_ = std::make_shared<RateLimit>();
 };
 
 TEST_F(ControlTreeTest, WithoutSessionsTheDirectoriesAreThere) {
@@ -122,7 +124,7 @@ TEST_F(ControlTreeTest, ADeviceHasTheKernelsFiles) {
   EXPECT_EQ(tree_.Find(absl::StrCat(kSda, "/block_dev"))->target, "/sys/block/sda");
   const std::string session = absl::StrCat(kSda, "/sessions/blya");
   EXPECT_THAT(NamesIn(session), UnorderedElementsAre("mapping_path", "access_mode", "read_only",
-                                                     "force_close", "resize"));
+                                                     "force_close", "resize", "limits"));
   EXPECT_EQ(Show(absl::StrCat(session, "/mapping_path")), "disks/a\n");
   EXPECT_EQ(Show(absl::StrCat(session, "/access_mode")), "migration\n");
   EXPECT_EQ(Show(absl::StrCat(session, "/read_only")), "0\n");
@@ -175,6 +177,28 @@ TEST_F(ControlTreeTest, ResizeLooksAtOneDisk) {
   EXPECT_THAT(resized_, IsEmpty());
   EXPECT_EQ(Store(file, "1"), 0);
   EXPECT_THAT(resized_, ElementsAre("a"));
+}
+
+TEST_F(ControlTreeTest, LimitsOfADeviceAndASession) {
+  Open("blya", "a", {"sda1", "/sys/block/sda"});
+  const auto session_limit = std::make_shared<RateLimit>();
+  control()->RunAndWait([&] {
+    control_tree_.OnSessionLimit("blya", session_limit);
+    control_tree_.OnSession("blya");
+  });
+  const std::string of_device = absl::StrCat(kSda, "/sessions/blya/limits");
+  const std::string of_session = "class/rnbd-server/ctl/sessions/blya/limits";
+  EXPECT_EQ(Show(of_device), "none\n");
+  EXPECT_EQ(Store(of_device, "iops=10\n"), 0);
+  EXPECT_EQ(Show(of_device), "iops=10 burst=100ms (set by hand)\n");
+  EXPECT_TRUE(limit_->any());
+  EXPECT_EQ(Store(of_device, "iops=x"), EINVAL);
+  EXPECT_EQ(Store(of_session, "bandwidth=1MiB burst=1s"), 0);
+  EXPECT_TRUE(session_limit->any());
+  EXPECT_EQ(Store(of_session, "file"), 0);
+  EXPECT_EQ(Show(of_session), "none\n");
+  control()->RunAndWait([&] { control_tree_.OnSessionGone("blya"); });
+  EXPECT_THAT(NamesIn("class/rnbd-server/ctl/sessions"), IsEmpty());
 }
 
 // Sessions and paths, of a real server.

@@ -3,11 +3,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "common/rnbd_messages.h"
 #include "server/export_name.h"
+#include "server/rate_limit.h"
 
 namespace rnbd::server {
 
@@ -36,7 +38,12 @@ class DeviceObserver {
     // Looks whether the disk has grown; done when requests may go up to its new end and the client
     // is being told. EINVAL for one that has shrunk, and keeps its size.
     Command resize;
+    // The rates that it may have; whoever likes may look at them and change them.
+    std::shared_ptr<RateLimit> limit;
   };
+
+  // Control thread: the limits of a session that begins, likewise.
+  virtual void OnSessionLimit(const std::string&, std::shared_ptr<RateLimit>) {}
 
   // Returns what OnDeviceClosed() is told.
   virtual uint64_t OnDeviceOpened(const OpenDeviceFacts& device, Commands commands) = 0;

@@ -70,8 +70,10 @@ DeviceSession::DeviceSession(const rtrs::ServerSessionInfo& info,
       session_geometry_(info.geometry),
       tells_identity_((info.features & rtrs::kRecovery) != 0),
       opener_(std::move(opener)),
+      throttle_(threads.workers, std::make_shared<RateLimit>()),
       device_thread_(threads.devices),
       opening_(threads.opening),
+      workers_(threads.workers.size()),
       ios_(info.geometry.queue_depth),
       control_(threads.control),
       settings_(settings),
@@ -84,8 +86,12 @@ DeviceSession::DeviceSession(const rtrs::ServerSessionInfo& info,
       metrics_(metrics),
       devices_(std::make_unique<Devices>()),
       chunk_buffers_(info.chunks, info.geometry.chunk_size(), threads.workers) {
-  absl::MutexLock lock(&self_->mutex);
-  self_->session = this;
+  {
+    absl::MutexLock lock(&self_->mutex);
+    self_->session = this;
+  }
+  OnReconfigured();
+  if (observer_ != nullptr) observer_->OnSessionLimit(name_, throttle_.limit());
   if (settings_.stuck_after != absl::InfiniteDuration()) watch_timer_.Arm(settings_.stuck_after);
   if (settings_.resize_interval != absl::InfiniteDuration()) {
     resize_timer_.Arm(settings_.resize_interval);
@@ -174,6 +180,7 @@ int DeviceSession::StartIo(rtrs::ServerRequest* request) {
     return error;
   }
   Io& work = ios_[request->chunk()];
+  work.limited_bytes = HasData(io->operation) ? io->size : 0;
   work.session = this;
   work.request = request;
   work.slot = slot;
@@ -187,13 +194,55 @@ int DeviceSession::StartIo(rtrs::ServerRequest* request) {
   work.data = request->data().data();
   work.buffer_slot =
       HasData(io->operation) ? chunk_buffers_.Slot(request->worker(), request->chunk()) : -1;
-  watch_.Begin(request->chunk(), io->device_id, work, Ring::coarse_now_ns());
-  if (metrics_ != nullptr) {
-    work.begun_ns = request->ring()->now_ns();
-    metrics_->worker(request->worker())->Begin();
+  work.device_id = io->device_id;
+  if (throttle_.Admit(request->worker(), slot->throttled, &work)) {
+    SubmitIo(&work);
+  } else {
+    BeginWait(&work);
   }
-  slot->backend->Submit(request->ring(), &work);
   return 0;
+}
+
+void DeviceSession::SubmitIo(Io* io) {
+  rtrs::ServerRequest* const request = io->request;
+  watch_.Begin(request->chunk(), io->device_id, *io, Ring::coarse_now_ns());
+  if (metrics_ != nullptr) {
+    io->begun_ns = request->ring()->now_ns();
+    metrics_->worker(request->worker())->Begin();
+    io->slot->counters->Begin(request->worker());
+  }
+  io->slot->backend->Submit(request->ring(), io);
+}
+
+void DeviceSession::BeginWait(Io* io) {
+  if (metrics_ == nullptr) return;
+  io->begun_ns = io->request->ring()->now_ns();
+  io->slot->counters->BeginWait(io->request->worker());
+}
+
+void DeviceSession::EndWait(const Io& io) {
+  if (metrics_ == nullptr) return;
+  const int64_t now_ns = io.request->ring()->now_ns();
+  io.slot->counters->EndWait(io.request->worker(), now_ns - io.begun_ns);
+}
+
+void DeviceSession::OnAdmitted(Io* io) {
+  EndWait(*io);
+  SubmitIo(io);
+}
+
+void DeviceSession::OnCancelled(Io* io, int error) {
+  EndWait(*io);
+  rtrs::ServerRequest* const request = io->request;
+  slots_.Release(io->slot);
+  if (metrics_ != nullptr) metrics_->worker(request->worker())->Refuse(error);
+  request->Complete(error);
+}
+
+void DeviceSession::OnConnectionLost(size_t worker) {
+  throttle_.Cancel(worker, [](const Throttle::Request& waiting) {
+    return static_cast<const Io&>(waiting).request->abandoned();
+  });
 }
 
 void DeviceSession::Io::OnDone(int error) {
@@ -207,7 +256,23 @@ void DeviceSession::Io::OnDone(int error) {
 
 void DeviceSession::CountEnd(const Io& io, int error) {
   const int64_t now_ns = io.request->ring()->now_ns();
-  metrics_->worker(io.request->worker())->End(io.operation, io.length, error, now_ns - io.begun_ns);
+  const int64_t ns = now_ns - io.begun_ns;
+  metrics_->worker(io.request->worker())->End(io.operation, io.length, error, ns);
+  io.slot->counters->End(io.request->worker(), io.operation, io.length, error, ns);
+}
+
+// What is open follows the rules as well.
+void DeviceSession::OnReconfigured() {
+  const absl::optional<SessionLimits> limits = opener_->limits();
+  if (!limits.has_value()) return;
+  throttle_.limit()->SetByFile(limits->session);
+  device_thread_->Post([self = self_, device_limits = limits->device] {
+    absl::MutexLock lock(&self->mutex);
+    if (self->session == nullptr) return;
+    for (const auto& [id, device] : self->session->devices_->by_id) {
+      device.throttled->limit()->SetByFile(device_limits);
+    }
+  });
 }
 
 // The control path. From OnOpen() to AnswerOpen() and from OnClose() to CloseDrained() the session
@@ -286,14 +351,26 @@ absl::StatusOr<OpenResponse> DeviceSession::Take(const OpenRequest& open,
   ASSIGN_OR_RETURN(OpenedDevice opened, std::move(result));
   DeviceGeometry geometry = Announce(opened.backend->geometry(), session_geometry_);
   RETURN_IF_ERROR(ValidateDeviceGeometry(geometry));
-  ASSIGN_OR_RETURN(uint32_t id, slots_.Open(opened.backend.get(), geometry, opened.read_only));
+  auto throttled = std::make_unique<Throttle::Device>(workers_, std::make_shared<RateLimit>());
+  if (const auto limits = opener_->limits(); limits.has_value()) {
+    throttled->limit()->SetByFile(limits->device);
+  }
+  std::shared_ptr<DeviceCounters> counters;
+  if (metrics_ != nullptr) counters = metrics_->AddDevice(name_, open.dev_name);
+  ASSIGN_OR_RETURN(uint32_t id, slots_.Open({.backend = opened.backend.get(),
+                                             .geometry = geometry,
+                                             .read_only = opened.read_only,
+                                             .throttled = throttled.get(),
+                                             .counters = counters.get()}));
   if (opened.backend->wants_registered_buffers()) chunk_buffers_.Register();
   DiskIdentity identity;
   if (tells_identity_) {
     identity = {.disk = opened.backend->geometry().disk_id, .host_start = HostStart()};
   }
-  const uint64_t number = TellOpened(id, open, opened);
+  const uint64_t number = TellOpened(id, open, opened, throttled->limit());
   devices_->by_id[id] = {open.dev_name,
+                         std::move(throttled),
+                         std::move(counters),
                          std::move(opened),
                          geometry,
                          identity,
@@ -338,8 +415,8 @@ void DeviceSession::CloseDrained(uint32_t id, rtrs::ServerRequest* request) {
   CompleteOnItsThread(request, 0);
 }
 
-uint64_t DeviceSession::TellOpened(uint32_t id, const OpenRequest& open,
-                                   const OpenedDevice& opened) {
+uint64_t DeviceSession::TellOpened(uint32_t id, const OpenRequest& open, const OpenedDevice& opened,
+                                   const std::shared_ptr<RateLimit>& limit) {
   if (observer_ == nullptr) return 0;
   const OpenDeviceFacts facts = {name_, open.dev_name, open.access_mode, opened.read_only,
                                  opened.name};
@@ -353,7 +430,8 @@ uint64_t DeviceSession::TellOpened(uint32_t id, const OpenRequest& open,
     };
   };
   return observer_->OnDeviceOpened(facts, {.force_close = command(&DeviceSession::BeginForceClose),
-                                           .resize = command(&DeviceSession::LookAtOne)});
+                                           .resize = command(&DeviceSession::LookAtOne),
+                                           .limit = limit});
 }
 
 // The id is not given out again: the client does not know that it means nothing any more.
@@ -365,6 +443,7 @@ void DeviceSession::BeginForceClose(uint32_t id, DeviceObserver::Done done) {
   spdlog::warn("session {}: device {} is taken away by force", name_, device.name);
   device.force_closed = std::move(done);
   devices_->by_name.erase(device.name);
+  device.throttled->CancelAll();
   slots_.Close(id, [self = self_, thread = device_thread_, id] {
     thread->Post([self, id] { EndForceClose(self, id); });
   });

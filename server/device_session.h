@@ -16,18 +16,22 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "absl/types/optional.h"
 #include "common/blocking_calls.h"
 #include "common/logging.h"
 #include "common/ring.h"
 #include "common/rnbd_messages.h"
+#include "config/rate_limits.h"
 #include "rtrs/server_handler.h"
 #include "rtrs/server_request.h"
 #include "server/backend.h"
 #include "server/chunk_buffers.h"
+#include "server/device_counters.h"
 #include "server/device_observer.h"
 #include "server/device_slots.h"
 #include "server/request_watch.h"
 #include "server/server_metrics.h"
+#include "server/throttle.h"
 
 namespace rnbd::server {
 
@@ -51,6 +55,12 @@ struct DeviceSessionSettings {
   absl::Duration resize_interval = absl::InfiniteDuration();
 };
 
+// The rates that a session, and each of its devices, may have.
+struct SessionLimits {
+  config::RateLimits session;
+  config::RateLimits device;
+};
+
 // Opens and refuses devices for one session, by the rules that apply to it. What it has opened may
 // outlive it.
 class DeviceOpener {
@@ -61,6 +71,8 @@ class DeviceOpener {
   virtual absl::StatusOr<OpenedDevice> Open(absl::string_view device_name, AccessMode mode) = 0;
   // Control thread: whether a further path of the session may come from `client`.
   virtual absl::Status MayJoin(const rtrs::Address& client) = 0;
+  // Any thread: by the rules in force; nothing where they do not admit the session any more.
+  virtual absl::optional<SessionLimits> limits() const { return SessionLimits(); }
 };
 
 // RNBD over one RTRS session (protocol page, sections 4 and 8): SESS_INFO, OPEN, IO and CLOSE.
@@ -73,6 +85,10 @@ class DeviceOpener {
 // A disk that grows while it is open is noticed: from then on requests may go up to its new end,
 // and a client that takes news is told so with the device's id, again with each look, until it has
 // asked for the size by a further OPEN of the same name. A device never shrinks while it is open.
+//
+// A request beyond the limits of its device or session waits in its worker, and counts as at work:
+// a fence and the device's CLOSE wait for it. It goes nowhere when its connection is lost, or the
+// device is taken away.
 class DeviceSession final : public rtrs::ServerSessionHandler {
  public:
   struct Threads {
@@ -92,22 +108,29 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
 
   absl::Status MayJoin(const rtrs::Address& client) override { return opener_->MayJoin(client); }
   void OnRequest(rtrs::ServerRequest* request) override;
+  void OnConnectionLost(size_t worker) override;
+  void OnReconfigured() override;
 
  private:
   // One I/O at work; there is one for each chunk.
-  class Io final : public BackendRequest {
+  class Io final : public BackendRequest, public Throttle::Request {
    public:
+    void OnAdmitted() override { session->OnAdmitted(this); }
+    void OnCancelled(int error) override { session->OnCancelled(this, error); }
     void OnDone(int error) override;
 
     DeviceSession* session = nullptr;
     rtrs::ServerRequest* request = nullptr;
     DeviceSlot* slot = nullptr;
-    int64_t begun_ns = 0;  // where there are metrics
+    uint32_t device_id = 0;
+    int64_t begun_ns = 0;  // at the disk, or before that of its wait; where there are metrics
   };
 
   // The devices, for the device thread only.
   struct Device {
     std::string name;
+    std::unique_ptr<Throttle::Device> throttled;
+    std::shared_ptr<DeviceCounters> counters;  // nullptr without metrics
     OpenedDevice opened;
     DeviceGeometry geometry;  // with the size as it is now
     DiskIdentity identity;
@@ -149,6 +172,11 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
   void OnIo(rtrs::ServerRequest* request);
   void CountEnd(const Io& io, int error);
   int StartIo(rtrs::ServerRequest* request);
+  void SubmitIo(Io* io);
+  void BeginWait(Io* io);
+  void EndWait(const Io& io);
+  void OnAdmitted(Io* io);
+  void OnCancelled(Io* io, int error);
   void OnSessionInfo(rtrs::ServerRequest* request);
   void OnOpen(rtrs::ServerRequest* request);
   void OnOpened(const OpenRequest& open, absl::StatusOr<OpenedDevice> opened);
@@ -157,7 +185,8 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
                   const absl::StatusOr<OpenResponse>& response);
   void OnClose(rtrs::ServerRequest* request);
   void CloseDrained(uint32_t id, rtrs::ServerRequest* request);
-  uint64_t TellOpened(uint32_t id, const OpenRequest& open, const OpenedDevice& opened);
+  uint64_t TellOpened(uint32_t id, const OpenRequest& open, const OpenedDevice& opened,
+                      const std::shared_ptr<RateLimit>& limit);
   void BeginForceClose(uint32_t id, DeviceObserver::Done done);
   static void EndForceClose(const std::shared_ptr<Self>& self, uint32_t id);
   static void CloseWithSession(Devices* devices, DeviceObserver* observer);
@@ -167,8 +196,10 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
   const rtrs::SessionGeometry session_geometry_;
   const bool tells_identity_;  // to a client that looks for it
   const std::unique_ptr<DeviceOpener> opener_;
+  Throttle throttle_;
   Ring* const device_thread_;
   BlockingCalls* const opening_;
+  const size_t workers_;
   // Of RNBD's protocol, as SESS_INFO agreed.
   std::atomic<uint8_t> version_{0};
   std::vector<Io> ios_;

@@ -8,14 +8,15 @@
 
 namespace rnbd::server {
 
-absl::StatusOr<uint32_t> DeviceSlots::Open(Backend* backend, const DeviceGeometry& geometry,
-                                           bool read_only) {
+absl::StatusOr<uint32_t> DeviceSlots::Open(const Device& device) {
   ASSIGN_OR_RETURN(const uint32_t id, TakeId());
   DeviceSlot* slot = Find(id);
-  slot->backend = backend;
-  slot->geometry_ = geometry;
-  slot->nsectors_.store(geometry.nsectors, std::memory_order_relaxed);
-  slot->read_only = read_only;
+  slot->backend = device.backend;
+  slot->geometry_ = device.geometry;
+  slot->nsectors_.store(device.geometry.nsectors, std::memory_order_relaxed);
+  slot->read_only = device.read_only;
+  slot->throttled = device.throttled;
+  slot->counters = device.counters;
   slot->state_.store(DeviceSlot::kOpen, std::memory_order_release);
   return id;
 }

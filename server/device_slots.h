@@ -12,6 +12,8 @@
 #include "absl/status/statusor.h"
 #include "common/rnbd_messages.h"
 #include "server/backend.h"
+#include "server/device_counters.h"
+#include "server/throttle.h"
 
 namespace rnbd::server {
 
@@ -20,6 +22,8 @@ struct DeviceSlot {
   // Constant while the slot is open.
   Backend* backend = nullptr;
   bool read_only = false;
+  Throttle::Device* throttled = nullptr;
+  DeviceCounters* counters = nullptr;  // nullptr: nothing is counted
 
   // With the size that the device has now.
   DeviceGeometry geometry() const {
@@ -49,8 +53,15 @@ class DeviceSlots {
   static constexpr uint32_t kMaxDevices = 1 << 16;
 
   // On the thread that opens and closes: puts a device into the lowest free slot and returns its
-  // id; ENOSPC when none is left. The backend stays until the slot is drained.
-  absl::StatusOr<uint32_t> Open(Backend* backend, const DeviceGeometry& geometry, bool read_only);
+  // id; ENOSPC when none is left. What the device points to stays until the slot is drained.
+  struct Device {
+    Backend* backend = nullptr;
+    DeviceGeometry geometry = {};
+    bool read_only = false;
+    Throttle::Device* throttled = nullptr;
+    DeviceCounters* counters = nullptr;
+  };
+  absl::StatusOr<uint32_t> Open(const Device& device);
 
   // On the same thread: requests may go up to there from now on. Of a device that is open, or being
   // closed.

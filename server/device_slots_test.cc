@@ -38,7 +38,7 @@ class UsedBackend final : public Backend {
 
 class DeviceSlotsTest : public ::testing::Test {
  protected:
-  uint32_t Open() { return *slots_.Open(&backend_, {}, false); }
+  uint32_t Open() { return *slots_.Open({.backend = &backend_}); }
 
   NoBackend backend_;
   DeviceSlots slots_;
@@ -62,7 +62,7 @@ TEST_F(DeviceSlotsTest, FindsOnlyWhatIsOpen) {
   EXPECT_EQ(slots_.Acquire(DeviceSlots::kMaxDevices - 1), nullptr);
   DeviceGeometry geometry;
   geometry.nsectors = 77;
-  EXPECT_EQ(*slots_.Open(&backend_, geometry, true), 0u);
+  EXPECT_EQ(*slots_.Open({.backend = &backend_, .geometry = geometry, .read_only = true}), 0u);
   DeviceSlot* slot = slots_.Acquire(0);
   ASSERT_NE(slot, nullptr);
   EXPECT_EQ(slot->backend, &backend_);
@@ -93,7 +93,7 @@ TEST_F(DeviceSlotsTest, IsDrainedWithTheLastRequest) {
 
 TEST_F(DeviceSlotsTest, HasAnEnd) {
   for (uint32_t id = 0; id < DeviceSlots::kMaxDevices; ++id) ASSERT_EQ(Open(), id);
-  absl::StatusOr<uint32_t> more = slots_.Open(&backend_, {}, false);
+  absl::StatusOr<uint32_t> more = slots_.Open({.backend = &backend_});
   EXPECT_EQ(StatusToErrno(more.status()), ENOSPC);
   slots_.Close(0x8000, [] {});
   slots_.FreeId(0x8000);
@@ -133,7 +133,7 @@ TEST_F(DeviceSlotsTest, UseRacesWithClosing) {
   int drained_seen = 0;
   while (opened < kDevices && absl::Now() < deadline) {
     UsedBackend* device = devices[opened++].get();
-    uint32_t id = *slots_.Open(device, {}, false);
+    uint32_t id = *slots_.Open({.backend = device});
     ASSERT_LT(id, kIds);
     if (opened % 3 == 0) std::this_thread::yield();
     slots_.Close(id, [device, &drained] {

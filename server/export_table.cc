@@ -113,6 +113,14 @@ void ExportTable::DropKeptFor(const Holder& owner) {
   });
 }
 
+void ExportTable::DropKept(const std::string& session_name) {
+  absl::MutexLock lock(&mutex_);
+  const size_t dropped = std::erase_if(places_, [&session_name](const auto& entry) {
+    return entry.second.kept && entry.second.holder.session_name == session_name;
+  });
+  if (dropped > 0) TellWriters();
+}
+
 void ExportTable::TellWriters() {
   if (options_.on_writers == nullptr) return;
   std::vector<Holder> writers;

@@ -94,6 +94,9 @@ class ExportTable {
   // A writer of an earlier server process: its place is kept from now on.
   void Keep(Holder holder);
 
+  // Of the places that are kept, those of sessions of this name are free from now on.
+  void DropKept(const std::string& session_name);
+
   // Everything that is open, in the order of opening, without the places that are kept.
   std::vector<Holder> Holders() const;
 

@@ -49,6 +49,13 @@ absl::Status PolicyOpener::MayJoin(const rtrs::Address& client) {
                                             session_name_, "\" come from ", client.ToString()));
 }
 
+absl::optional<SessionLimits> PolicyOpener::limits() const {
+  const auto config = config_->Get();
+  const config::ServerSessionConfig* const entry = config->FindSession(session_name_, client_);
+  if (entry == nullptr) return absl::nullopt;
+  return SessionLimits{.session = entry->limits, .device = entry->device_limits};
+}
+
 absl::StatusOr<OpenedDevice> PolicyOpener::Open(absl::string_view device_name, AccessMode mode) {
   const auto config = config_->Get();
   ASSIGN_OR_RETURN(const config::ServerSessionConfig* entry,

@@ -43,6 +43,7 @@ class PolicyOpener final : public DeviceOpener {
 
   absl::StatusOr<OpenedDevice> Open(absl::string_view device_name, AccessMode mode) override;
   absl::Status MayJoin(const rtrs::Address& client) override;
+  absl::optional<SessionLimits> limits() const override;
 
  private:
   struct Place;

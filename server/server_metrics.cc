@@ -26,6 +26,12 @@ std::string ErrorLabel(size_t error) {
   return MetricLabel("errno", name == nullptr ? absl::StrCat(error) : name);
 }
 
+constexpr char kOthers[] = "(others)";
+
+std::string DeviceLabels(absl::string_view session, absl::string_view device) {
+  return absl::StrCat(MetricLabel("session", session), ",", MetricLabel("device", device));
+}
+
 uint64_t CountOf(const DurationCounts& durations) {
   uint64_t count = 0;
   for (const uint64_t each : durations.counts) count += each;
@@ -48,9 +54,118 @@ ServerMetrics::ServerMetrics(size_t workers) : start_(absl::Now()) {
   for (size_t i = 0; i < workers; ++i) workers_.push_back(std::make_unique<Worker>());
 }
 
-void ServerMetrics::Register(std::function<State()> state, MetricRegistry* registry) const {
+std::shared_ptr<DeviceCounters> ServerMetrics::AddDevice(const std::string& session,
+                                                         const std::string& device) {
+  auto counters = std::make_shared<DeviceCounters>(session, device, workers_.size());
+  absl::MutexLock lock(&devices_mutex_);
+  std::erase_if(devices_, [](const auto& each) { return each.expired(); });
+  devices_.push_back(counters);
+  return counters;
+}
+
+// A device that is taken away may be open anew before the last request of the old one is done.
+std::map<std::string, DeviceCounters::Sums> ServerMetrics::DeviceSums() const {
+  std::map<std::string, DeviceCounters::Sums> by_labels;
+  absl::MutexLock lock(&devices_mutex_);
+  for (const auto& each : devices_) {
+    const std::shared_ptr<DeviceCounters> counters = each.lock();
+    if (counters == nullptr) continue;
+    std::string labels = DeviceLabels(counters->session(), counters->device());
+    const bool named = by_labels.size() < kMostNamed || by_labels.contains(labels);
+    if (!named) labels = DeviceLabels(kOthers, kOthers);
+    by_labels[labels].Add(counters->sums());
+  }
+  return by_labels;
+}
+
+void ServerMetrics::AddDevices(MetricRegistry* registry) const {
+  using Sums = DeviceCounters::Sums;
+  struct Kinds {
+    const char* name;
+    const char* help;
+    std::array<uint64_t, DeviceCounters::kKinds> Sums::*numbers;
+    size_t count;
+  };
+  constexpr Kinds kByOperation[] = {
+      {"rnbd_server_device_requests_total", "Requests of a device that are done", &Sums::requests,
+       DeviceCounters::kKinds},
+      {"rnbd_server_device_bytes_total", "Bytes of those that succeeded", &Sums::bytes,
+       DeviceCounters::kOther},
+  };
+  static constexpr const char* kNames[] = {"read", "write", "other"};
+  for (const Kinds& family : kByOperation) {
+    registry->Add({family.name, Type::kCounter, "session,device,operation", family.help,
+                   [this, family](Values* values) {
+                     for (const auto& [labels, sums] : DeviceSums()) {
+                       for (size_t kind = 0; kind < family.count; ++kind) {
+                         values->Add(
+                             absl::StrCat(labels, ",", MetricLabel("operation", kNames[kind])),
+                             (sums.*family.numbers)[kind]);
+                       }
+                     }
+                   }});
+  }
+  struct Number {
+    const char* name;
+    Type type;
+    const char* help;
+    uint64_t (*of)(const Sums& sums);
+  };
+  constexpr Number kNumbers[] = {
+      {"rnbd_server_device_errors_total", Type::kCounter, "Requests of a device that failed",
+       [](const Sums& sums) { return sums.errors; }},
+      {"rnbd_server_device_requests_at_work", Type::kGauge,
+       "Requests of a device that are at its disk",
+       [](const Sums& sums) { return sums.at_work(); }},
+      {"rnbd_server_device_requests_waiting", Type::kGauge,
+       "Requests of a device that wait for its limits or its session's",
+       [](const Sums& sums) { return sums.waiting(); }},
+  };
+  for (const Number& number : kNumbers) {
+    registry->Add({number.name, number.type, "session,device", number.help,
+                   [this, of = number.of](Values* values) {
+                     for (const auto& [labels, sums] : DeviceSums()) values->Add(labels, of(sums));
+                   }});
+  }
+  struct Time {
+    const char* name;
+    const char* help;
+    uint64_t Sums::*ns;
+  };
+  constexpr Time kTimes[] = {
+      {"rnbd_server_device_request_seconds_total",
+       "Time that requests of a device took at its disk", &Sums::ns},
+      {"rnbd_server_device_wait_seconds_total",
+       "Time that requests of a device have waited for limits", &Sums::wait_ns},
+  };
+  for (const Time& time : kTimes) {
+    registry->Add({time.name, Type::kCounter, "session,device", time.help,
+                   [this, ns = time.ns](Values* values) {
+                     for (const auto& [labels, sums] : DeviceSums()) {
+                       values->Add(labels, absl::ToDoubleSeconds(absl::Nanoseconds(sums.*ns)));
+                     }
+                   }});
+  }
+}
+
+void ServerMetrics::Register(std::function<State()> state,
+                             std::function<SessionPaths()> session_paths,
+                             MetricRegistry* registry) const {
   AddRequests(registry);
+  AddDevices(registry);
   AddState(state, registry);
+  registry->Add({"rnbd_server_session_paths", Type::kGauge, "session",
+                 "Paths of a session that are connected",
+                 [paths = std::move(session_paths)](Values* values) {
+                   std::map<std::string, uint64_t> by_name;
+                   for (const auto& [name, count] : paths()) {
+                     const bool named = by_name.size() < kMostNamed;
+                     by_name[named ? name : kOthers] += count;
+                   }
+                   for (const auto& [name, count] : by_name) {
+                     values->Add(MetricLabel("session", name), count);
+                   }
+                 }});
   registry->Add(
       {"rnbd_server_uptime_seconds", Type::kGauge, "", "Time since the server was started",
        [this](Values* values) { values->Add("", absl::ToDoubleSeconds(absl::Now() - start_)); }});

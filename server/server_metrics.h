@@ -6,13 +6,19 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/metrics.h"
 #include "rtrs/server.h"
 #include "server/backend.h"
+#include "server/device_counters.h"
 
 namespace rnbd::server {
 
@@ -59,18 +65,35 @@ class ServerMetrics {
   void CountRefusedSession() { ++refused_sessions_; }
   void CountRefusedOpen() { ++refused_opens_; }
 
-  // Adds every family. `state` is asked when the registry is.
-  void Register(std::function<State()> state, MetricRegistry* registry) const;
+  // Any thread, on the control path: counts what a device of a session does, and shows it for as
+  // long as somebody has the counters.
+  std::shared_ptr<DeviceCounters> AddDevice(const std::string& session, const std::string& device);
+
+  // Sessions by name, and how many paths each has.
+  using SessionPaths = std::vector<std::pair<std::string, uint64_t>>;
+
+  // Series with the name of a session or device are limited in number: what there is beyond so many
+  // is counted together, as that of "(others)".
+  static constexpr size_t kMostNamed = 500;
+
+  // Adds every family. `state` and `session_paths` are asked when the registry is.
+  void Register(std::function<State()> state, std::function<SessionPaths()> session_paths,
+                MetricRegistry* registry) const;
 
  private:
   void AddRequests(MetricRegistry* registry) const;
   void AddState(const std::function<State()>& state, MetricRegistry* registry) const;
+  void AddDevices(MetricRegistry* registry) const;
+  // By labels.
+  std::map<std::string, DeviceCounters::Sums> DeviceSums() const;
   uint64_t AtWork() const;
 
   std::vector<std::unique_ptr<Worker>> workers_;
   const absl::Time start_;
   std::atomic<uint64_t> refused_sessions_{0};
   std::atomic<uint64_t> refused_opens_{0};
+  mutable absl::Mutex devices_mutex_;
+  std::vector<std::weak_ptr<DeviceCounters>> devices_ ABSL_GUARDED_BY(devices_mutex_);
 };
 
 }  // namespace rnbd::server

@@ -3,16 +3,19 @@
 #include <cerrno>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "common/metrics.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/device_counters.h"
 
 namespace rnbd::server {
 namespace {
@@ -24,11 +27,12 @@ using ::testing::Not;
 class ServerMetricsTest : public ::testing::Test {
  protected:
   ServerMetricsTest() {
-    metrics_.Register([this] { return state_; }, &registry_);
+    metrics_.Register([this] { return state_; }, [this] { return session_paths_; }, &registry_);
   }
 
   ServerMetrics metrics_{2};
   ServerMetrics::State state_;
+  ServerMetrics::SessionPaths session_paths_;
   MetricRegistry registry_;
 };
 
@@ -54,6 +58,55 @@ TEST_F(ServerMetricsTest, WorkersAreAddedUp) {
   EXPECT_THAT(text, HasSubstr("rnbd_server_request_errors_total{errno=\"ENOTCONN\"} 1\n"));
   EXPECT_THAT(text, Not(HasSubstr("EINVAL")));
   EXPECT_THAT(text, HasSubstr("rnbd_server_requests_at_work 1\n"));
+}
+
+TEST_F(ServerMetricsTest, DevicesAreCountedEachForItselfWhileTheyAreOpen) {
+  auto disk = metrics_.AddDevice("blya", "disk0");
+  auto other = metrics_.AddDevice("blya", "a\"b");
+  for (size_t worker : {0, 1}) {
+    disk->Begin(worker);
+    disk->End(worker, BlockOperation::kWrite, 4096, 0, 500'000'000);
+  }
+  disk->Begin(1);
+  disk->End(1, BlockOperation::kFlush, 0, EIO, 0);
+  disk->Begin(0);
+  disk->BeginWait(0);
+  disk->BeginWait(0);
+  disk->EndWait(0, 2'000'000'000);
+  std::string text = registry_.Text();
+  const std::string blya = "{session=\"blya\",device=\"disk0\"";
+  for (const char* line :
+       {"requests_total%,operation=\"read\"} 0", "requests_total%,operation=\"write\"} 2",
+        "requests_total%,operation=\"other\"} 1", "bytes_total%,operation=\"write\"} 8192",
+        "errors_total%} 1", "request_seconds_total%} 1.000", "requests_at_work%} 1",
+        "requests_waiting%} 1", "wait_seconds_total%} 2.000"}) {
+    EXPECT_THAT(text, HasSubstr(absl::StrCat("\nrnbd_server_device_",
+                                             absl::StrReplaceAll(line, {{"%", blya}}), "\n")));
+  }
+  EXPECT_THAT(text, HasSubstr("device=\"a\\\"b\",operation=\"read\"} 0\n"));
+  // Of one that was taken away, and its successor.
+  auto again = metrics_.AddDevice("blya", "disk0");
+  again->Begin(0);
+  EXPECT_THAT(registry_.Text(), HasSubstr(absl::StrCat("requests_at_work", blya, "} 2\n")));
+  disk.reset();
+  again.reset();
+  EXPECT_THAT(registry_.Text(), Not(HasSubstr("disk0")));
+}
+
+TEST_F(ServerMetricsTest, NamesAreLimitedInNumber) {
+  std::vector<std::shared_ptr<DeviceCounters>> devices;
+  for (size_t i = 0; i < ServerMetrics::kMostNamed + 3; ++i) {
+    devices.push_back(metrics_.AddDevice("blya", absl::StrCat("disk", i)));
+    devices.back()->Begin(0);
+    session_paths_.emplace_back(absl::StrCat("session", i), 2);
+  }
+  const std::string text = registry_.Text();
+  EXPECT_THAT(text, HasSubstr("requests_at_work{session=\"blya\",device=\"disk499\"} 1\n"));
+  EXPECT_THAT(text, Not(HasSubstr("disk500")));
+  EXPECT_THAT(text, HasSubstr("requests_at_work{session=\"(others)\",device=\"(others)\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr("rnbd_server_session_paths{session=\"session499\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr("rnbd_server_session_paths{session=\"(others)\"} 6\n"));
+  EXPECT_THAT(text, Not(HasSubstr("session500")));
 }
 
 TEST_F(ServerMetricsTest, TheStateIsThatOfTheMoment) {

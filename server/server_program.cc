@@ -67,6 +67,15 @@ absl::Status ServerProgram::Start() {
       &config_, DeviceSession::Threads{control_->ring(), device_thread_->ring(), &opening_, rings},
       &control_tree_, metrics_.get());
   RETURN_IF_ERROR(service_->KeepPlaces());
+  session_control_ = std::make_unique<SessionControl>(
+      SessionControl::Environment{.control = control_->ring(),
+                                  .devices = device_thread_->ring(),
+                                  .config = &config_,
+                                  .service = service_.get(),
+                                  .server = [this] { return server_.get(); }});
+  control_tree_.set_drain([this](const std::string& session, AttributeTree::StoreDone done) {
+    session_control_->DrainSession(session, std::move(done));
+  });
   rtrs::StreamOptions stream;
   stream.payload_checksum = config->payload_checksum;
   rtrs::VerbsOptions verbs;
@@ -134,6 +143,7 @@ absl::Status ServerProgram::Listen() {
 absl::Status ServerProgram::StartAdministration() {
   const auto config = config_.Get();
   RETURN_IF_ERROR(AddReloadAttribute());
+  RETURN_IF_ERROR(session_control_->AddTo(&attributes_));
   if (!config->admin_socket.empty()) {
     ASSIGN_OR_RETURN(admin_socket_, WhileInUse([&] {
                        return AdminSocket::Start(config->admin_socket, &attributes_, {});
@@ -155,6 +165,9 @@ absl::Status ServerProgram::ServeMetrics(const rtrs::Address& address) {
         state.sessions = server_->session_count();
         state.chunk_memory = server_->chunk_memory();
         return state;
+      },
+      [this] {
+        return server_ == nullptr ? ServerMetrics::SessionPaths() : server_->session_paths();
       },
       &metric_registry_);
   ASSIGN_OR_RETURN(rtrs::ListeningSocket socket,

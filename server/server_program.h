@@ -25,6 +25,7 @@
 #include "server/control_tree.h"
 #include "server/live_config.h"
 #include "server/server_metrics.h"
+#include "server/session_control.h"
 
 namespace rnbd::server {
 
@@ -81,6 +82,7 @@ class ServerProgram {
   BlockingCalls opening_{kMostOpening};
   std::vector<std::unique_ptr<RingThread>> workers_;
   std::unique_ptr<rtrs::Server> server_;
+  std::unique_ptr<SessionControl> session_control_;
   std::unique_ptr<AdminSocket> admin_socket_;
   std::unique_ptr<ControlMount> control_mount_;
   std::unique_ptr<rtrs::ListeningSocket> metrics_socket_;

@@ -78,6 +78,11 @@ class Runner {
       case Verb::kDelete:
       case Verb::kReadd:
         return Change();
+      case Verb::kLimit:
+      case Verb::kDrain:
+      case Verb::kUndrain:
+      case Verb::kFence:
+      case Verb::kUnfence:
       case Verb::kClose:
       case Verb::kReload:
       case Verb::kHelp:

@@ -6,7 +6,9 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "client/tool/control_files.h"
+#include "client/tool/server_files.h"
 #include "client/tool/words.h"
+#include "common/admin_client.h"
 
 namespace rnbd::client::tool {
 namespace {
@@ -14,6 +16,22 @@ namespace {
 // "DEVICE", but not the unit "G".
 bool StandsForNames(const std::string& word) {
   return word.size() > 1 && absl::ascii_isupper(static_cast<unsigned char>(word[0]));
+}
+
+// Of the server that answers where the command would look for one.
+void AddServersNames(const std::string& kind, std::set<std::string>* names) {
+  absl::StatusOr<AdminClient> client = ConnectToServer(AdminSocketPath(""));
+  if (!client.ok()) return;
+  const absl::StatusOr<ServerFacts> facts = ReadServer(&*client);
+  if (!facts.ok()) return;
+  if (kind == "DEVICE") {
+    for (const ExportFacts& device : facts->devices) names->insert(device.path);
+  }
+  for (const SessionFacts& session : facts->sessions) {
+    if (kind == "SESSION") names->insert(session.name);
+    if (kind != "PATH") continue;
+    for (const PathFacts& path : session.paths) names->insert(path.name);
+  }
 }
 
 class Names {
@@ -53,9 +71,10 @@ std::string Complete(const std::vector<std::string>& words) {
   const std::string& beginning = words.back();
   std::set<std::string> all;
   Names names;
+  const bool of_server = words[0] == "server" || words[0] == "srv";
   for (const std::string& word : WordsBehind({words.begin(), words.end() - 1})) {
     if (StandsForNames(word)) {
-      names.AddTo(word, &all);
+      of_server ? AddServersNames(word, &all) : names.AddTo(word, &all);
     } else {
       all.insert(word);
     }

@@ -36,6 +36,7 @@ struct SessionFacts {
   std::string directory;
   std::string name;
   std::string policy;  // as mpath_policy shows it
+  std::string limits;  // of a server's session
   std::vector<PathFacts> paths;
 };
 

@@ -32,6 +32,14 @@ class ServerRunner {
         return Close();
       case Verb::kResize:
         return Resize();
+      case Verb::kLimit:
+        return Limit();
+      case Verb::kDrain:
+      case Verb::kUndrain:
+        return Drain();
+      case Verb::kFence:
+      case Verb::kUnfence:
+        return Fence();
       case Verb::kDisconnect:
         return Disconnect();
       default:
@@ -125,6 +133,54 @@ class ServerRunner {
     if (found.empty()) return Nothing();
     for (const ExportFacts* device : found) {
       RETURN_IF_ERROR(Write(absl::StrCat(device->directory, "/resize"), "1"));
+    }
+    return said_;
+  }
+
+  // Of a session, or of each use of a disk.
+  absl::StatusOr<std::string> Limit() {
+    std::vector<std::string> directories;
+    if (Means(Target::kSession)) {
+      for (const SessionFacts* session : Called(All(facts_.sessions))) {
+        directories.push_back(OwnSessionDirectory(session->name));
+      }
+    }
+    if (Means(Target::kDevice) && directories.empty()) {
+      for (const ExportFacts* device : Uses()) directories.push_back(device->directory);
+    }
+    if (directories.empty()) return Nothing();
+    for (const std::string& directory : directories) {
+      RETURN_IF_ERROR(Write(absl::StrCat(directory, "/limits"), request_.limits));
+    }
+    return said_;
+  }
+
+  absl::StatusOr<std::string> Drain() {
+    if (request_.names.empty()) {
+      const bool drain = request_.verb == Verb::kDrain;
+      RETURN_IF_ERROR(Write("class/rnbd-server/ctl/drain", drain ? "1" : "0"));
+      return said_;
+    }
+    const auto sessions = Called(All(facts_.sessions));
+    if (sessions.empty()) return Nothing();
+    for (const SessionFacts* session : sessions) {
+      RETURN_IF_ERROR(Write(absl::StrCat(OwnSessionDirectory(session->name), "/drain"), "1"));
+    }
+    return said_;
+  }
+
+  // A name that no session has at the moment is fenced as well: it is taken as it stands.
+  absl::StatusOr<std::string> Fence() {
+    std::vector<std::string> names;
+    for (const SessionFacts* session : Called(All(facts_.sessions))) {
+      names.push_back(session->name);
+    }
+    if (names.empty() || request_.verb == Verb::kUnfence) names = {name()};
+    const bool fence = request_.verb == Verb::kFence;
+    const std::string time = request_.time.empty() ? "" : absl::StrCat(" for ", request_.time);
+    for (const std::string& each : names) {
+      RETURN_IF_ERROR(Write(absl::StrCat("class/rnbd-server/ctl/", fence ? "fence" : "unfence"),
+                            absl::StrCat(each, fence ? time : "")));
     }
     return said_;
   }

@@ -84,7 +84,8 @@ void ReadDisk(Reader* reader, const std::string& name, ServerFacts* all) {
     };
     if (!reader->Read(file("mapping_path"), &facts.path) ||
         !reader->Read(file("access_mode"), &facts.access_mode) ||
-        !reader->Read(file("read_only"), &read_only)) {
+        !reader->Read(file("read_only"), &read_only) ||
+        !reader->Read(file("limits"), &facts.limits)) {
       continue;
     }
     facts.read_only = read_only == "1";
@@ -119,10 +120,15 @@ SessionFacts ReadSession(Reader* reader, const std::string& name) {
     path.name = each;
     if (ReadPath(reader, absl::StrCat(paths, "/", each), &path)) session.paths.push_back(path);
   }
+  reader->Read(absl::StrCat(OwnSessionDirectory(name), "/limits"), &session.limits);
   return session;
 }
 
 }  // namespace
+
+std::string OwnSessionDirectory(const std::string& session) {
+  return absl::StrCat("class/rnbd-server/ctl/sessions/", session);
+}
 
 std::string AdminSocketPath(const std::string& wanted) {
   if (!wanted.empty()) return wanted;

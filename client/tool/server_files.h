@@ -22,7 +22,11 @@ struct ExportFacts {
   std::string path;  // what the session asked for
   std::string access_mode;
   bool read_only = false;
+  std::string limits;
 };
+
+// Of a session, what the kernel's server does not have.
+std::string OwnSessionDirectory(const std::string& session);
 
 struct ServerFacts {
   std::string socket;

@@ -39,6 +39,8 @@ const std::vector<Field<ExportFacts>>& DeviceFields() {
        [](const F& f) { return Cell::Of(f.access_mode); }},
       {{"read_only", "RO", "1 where the session cannot write"},
        [](const F& f) { return Cell::Of(f.read_only ? "1" : "0"); }},
+      {{"limits", "Limits", "at which rate the session gets requests of it done"},
+       [](const F& f) { return Cell::Of(f.limits); }},
       {{"direction", "Direction", "export"}, [](const F&) { return Cell::Of("export"); }},
   };
   return fields;
@@ -56,6 +58,8 @@ const std::vector<Field<SessionFacts>>& SessionFields() {
        [](const F& f) { return Cell::Bytes(Sum(f, &PathFacts::written_bytes)); }},
       {{"tx_bytes", "TX", "bytes sent: what the client has read"},
        [](const F& f) { return Cell::Bytes(Sum(f, &PathFacts::read_bytes)); }},
+      {{"limits", "Limits", "at which rate it gets its requests done"},
+       [](const F& f) { return Cell::Of(f.limits); }},
       {{"direction", "Direction", "incoming"}, [](const F&) { return Cell::Of("incoming"); }},
       {{"hostname", "Hostname", "the client, from the session's name"},
        [](const F& f) { return Cell::Of(ClientOf(f.name)); }},

@@ -41,6 +41,11 @@ const std::vector<Word<Verb>>& Verbs() {
                                                 {Verb::kResize, {"resize"}},
                                                 {Verb::kUnmap, {"unmap"}},
                                                 {Verb::kRemap, {"remap"}},
+                                                {Verb::kLimit, {"limit"}},
+                                                {Verb::kDrain, {"drain"}},
+                                                {Verb::kUndrain, {"undrain"}},
+                                                {Verb::kFence, {"fence"}},
+                                                {Verb::kUnfence, {"unfence"}},
                                                 {Verb::kClose, {"close"}},
                                                 {Verb::kDisconnect, {"disconnect", "disc"}},
                                                 {Verb::kReconnect, {"reconnect", "reco"}},
@@ -130,14 +135,28 @@ constexpr Command kCommands[] = {
      "takes a device away from a session, which gets errors from then on"},
     {true, Target::kDevice, Verb::kResize, "DEVICE [from] [SESSION] [verbose]",
      "looks now whether a disk has grown, and tells the clients"},
+    {true, Target::kDevice, Verb::kLimit,
+     "DEVICE [from SESSION] [iops=N] [bandwidth=SIZE] [burst=TIME] [none] [file] [verbose]",
+     "says at which rate sessions get requests of a device done; file: as the configuration says"},
     {true, Target::kSession, Verb::kList, kListOptions, "the sessions"},
     {true, Target::kSession, Verb::kShow, kShowSession, "one of them"},
+    {true, Target::kSession, Verb::kLimit,
+     "SESSION [iops=N] [bandwidth=SIZE] [burst=TIME] [none] [file] [verbose]",
+     "says at which rate a session gets its requests done; file: as the configuration says"},
     {true, Target::kSession, Verb::kDisconnect, "SESSION [verbose]",
      "takes every path down; a client may connect again"},
+    {true, Target::kSession, Verb::kDrain, "SESSION [verbose]",
+     "lets what runs finish, and ends it; its client comes back"},
+    {true, Target::kSession, Verb::kFence, "SESSION [for TIME] [verbose]",
+     "ends it now, and refuses its name until unfence"},
+    {true, Target::kSession, Verb::kUnfence, "SESSION [verbose]", "takes its name again"},
     {true, Target::kPath, Verb::kList, kListOptions, "the paths of all sessions"},
     {true, Target::kPath, Verb::kShow, kShowPath, "one of them"},
     {true, Target::kPath, Verb::kDisconnect, "[SESSION] PATH [verbose]",
      "takes a path down; a client may connect it again"},
+    {true, Target::kNone, Verb::kDrain, "[verbose]",
+     "lets what runs finish, ends every session, and takes none until undrain"},
+    {true, Target::kNone, Verb::kUndrain, "[verbose]", "takes sessions again"},
     {true, Target::kNone, Verb::kReload, "[verbose]",
      "reads the server's configuration again, and shows what is different"},
 };
@@ -164,8 +183,14 @@ Target ImpliedTarget(Verb verb) {
     case Verb::kDelete:
     case Verb::kReadd:
       return Target::kPath;
+    case Verb::kFence:
+    case Verb::kUnfence:
+      return Target::kSession;
     case Verb::kShow:
     case Verb::kRemap:
+    case Verb::kLimit:
+    case Verb::kDrain:
+    case Verb::kUndrain:
     case Verb::kDisconnect:
     case Verb::kReconnect:
     case Verb::kRecover:
@@ -250,6 +275,8 @@ class Parser {
       return TakeUseWord(word);
     }
     if (request_.verb == Verb::kMap) return TakeMapWord(word);
+    if (request_.verb == Verb::kFence && word == "for") return TakeValue(word, &request_.time);
+    if (request_.verb == Verb::kLimit && !request_.names.empty()) return TakeLimitWord(word);
     if (TakeUnit(word)) return absl::OkStatus();
     if (Shows() && TakeStyle(word)) return absl::OkStatus();
     if (Shows() && IsFieldList(word)) {
@@ -293,6 +320,13 @@ class Parser {
     } else {
       request_.from = word;
     }
+    return absl::OkStatus();
+  }
+
+  // What it means is for the server to say.
+  absl::Status TakeLimitWord(const std::string& word) {
+    if (word == "from") return TakeValue(word, &request_.from);
+    absl::StrAppend(&request_.limits, request_.limits.empty() ? "" : " ", word);
     return absl::OkStatus();
   }
 
@@ -347,6 +381,9 @@ class Parser {
       case Verb::kList:
       case Verb::kHelp:
         return absl::OkStatus();
+      case Verb::kDrain:
+        return given <= 1 ? absl::OkStatus() : missing("one SESSION, or nothing more");
+      case Verb::kUndrain:
       case Verb::kReload:
         return given == 0 ? absl::OkStatus() : missing("nothing more");
       case Verb::kMap:
@@ -355,6 +392,9 @@ class Parser {
       case Verb::kResize:
         if (request_.server) return given == 1 ? absl::OkStatus() : missing("DEVICE");
         return given == 2 ? absl::OkStatus() : missing("DEVICE SIZE");
+      case Verb::kLimit:
+        if (given == 1 && !request_.limits.empty()) return absl::OkStatus();
+        return missing("a name and iops=, bandwidth=, none or file");
       case Verb::kAdd:
         return given == 2 ? absl::OkStatus() : missing("SESSION PATH");
       default:
@@ -443,7 +483,9 @@ std::vector<std::string> WordsBehind(const std::vector<std::string>& words) {
     return next < words.size() ? std::vector<std::string>() : WordsBeforeCommand(request, has_mode);
   }
   const std::string& last = words.back();
-  if (next < words.size() && last == "from") return {"SERVER"};
+  if (next < words.size() && last == "from") {
+    return {request.server ? "SESSION" : "SERVER"};
+  }
   if (next < words.size() && last == "on") return {"MOUNT"};
   if (next < words.size() && last == "as") return {};
   std::vector<std::string> behind;

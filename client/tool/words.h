@@ -19,6 +19,11 @@ enum class Verb : uint8_t {
   kResize,
   kUnmap,
   kRemap,
+  kLimit,
+  kDrain,
+  kUndrain,
+  kFence,
+  kUnfence,
   kClose,
   kDisconnect,
   kReconnect,
@@ -46,6 +51,8 @@ struct Request {
   std::string file_name;           // as NAME
   std::string access;              // ro, rw, migration; or empty
   std::string fields;              // for Choose()
+  std::string limits;              // limit: what is written
+  std::string time;                // fence: for how long
   bool loop = false;               // map
   bool force = false;
   bool verbose = false;

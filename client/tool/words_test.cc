@@ -108,6 +108,21 @@ TEST(Words, OfAServer) {
   EXPECT_TRUE(close.verbose);
   EXPECT_EQ(Parsed("srv dev close disk0.img blya force").from, "blya");
   EXPECT_EQ(Parsed("server close disk0.img").from, "");
+  const Request limit = Parsed("server device limit disk0 from blya iops=100 burst=1s verbose");
+  EXPECT_EQ(limit.target, Target::kDevice);
+  EXPECT_EQ(limit.from, "blya");
+  EXPECT_EQ(limit.limits, "iops=100 burst=1s");
+  EXPECT_EQ(Parsed("server limit blya none").limits, "none");
+  EXPECT_THAT(Parsed("server drain").names, IsEmpty());
+  EXPECT_THAT(Parsed("server drain blya").names, ElementsAre("blya"));
+  EXPECT_EQ(Parsed("server undrain").verb, Verb::kUndrain);
+  EXPECT_EQ(Parsed("server fence blya for 10m").time, "10m");
+  EXPECT_EQ(Parsed("server fence blya").target, Target::kSession);
+  EXPECT_THAT(Refusal("server fence"), HasSubstr("a name"));
+  EXPECT_THAT(Refusal("server unfence"), HasSubstr("a name"));
+  EXPECT_THAT(Refusal("server undrain blya"), HasSubstr("nothing more"));
+  EXPECT_THAT(Refusal("server limit blya"), HasSubstr("iops="));
+  EXPECT_THAT(Refusal("limit blya none"), HasSubstr("a client cannot limit"));
   EXPECT_EQ(Parsed("server list --socket /run/x.sock json").socket, "/run/x.sock");
   EXPECT_THAT(Refusal("server close"), HasSubstr("needs a name"));
   EXPECT_THAT(Refusal("server close a b c"), HasSubstr("needs a name"));
@@ -162,11 +177,13 @@ TEST(Words, WhatMayFollow) {
   EXPECT_THAT(Behind("client"), Contains("session"));
   EXPECT_THAT(Behind("client"), Not(Contains("server")));
   EXPECT_THAT(Behind("client"), Not(Contains("close")));
-  EXPECT_THAT(Behind("server device"), ElementsAre("list", "show", "resize", "close", "help"));
+  EXPECT_THAT(Behind("server device"),
+              ElementsAre("list", "show", "resize", "limit", "close", "help"));
   EXPECT_THAT(Behind("map"), IsSupersetOf({"DEVICE", "from", "ro", "loop", "on", "verbose"}));
   EXPECT_THAT(Behind("map x from"), ElementsAre("SERVER"));
   EXPECT_THAT(Behind("map x from y on"), ElementsAre("MOUNT"));
   EXPECT_THAT(Behind("map x from y as"), IsEmpty());
+  EXPECT_THAT(Behind("server device limit x from"), ElementsAre("SESSION"));
   EXPECT_THAT(Behind("list"), IsSupersetOf({"json", "K", "notree"}));
   EXPECT_THAT(Behind("show"), IsSupersetOf({"DEVICE", "SESSION", "PATH"}));
   EXPECT_THAT(Behind("path show"), Not(Contains("DEVICE")));

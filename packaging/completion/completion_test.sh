@@ -32,7 +32,9 @@ case_start "words in bash"
 expect "rnbd cl" "client"
 expect "rnbd server cl" "close"
 expect "rnbd server device cl" "close"
-expect "rnbd server device " "close help list show"
+expect "rnbd server device " "close help limit list resize show"
+expect "rnbd server fe" "fence"
+expect "rnbd server unf" "unfence"
 expect "rnbd session re" "reconnect recover remap"
 expect "rnbd map x from y mi" "migration"
 expect "rnbd list no" "noheaders nototals notree"
@@ -44,9 +46,19 @@ case_start "names of a mount"
 require_fuse
 source testing/integration/remote_disk.sh
 make_images 1M disk.img other.img
-serve_images
+start_server server <<YAML
+listen:
+  - unix: $SOCKET
+admin_socket: $_sockets/admin.sock
+sessions:
+  - name: "*"
+    dev_search_path: $IMAGES
+YAML
 map_images blya "$RNBD_MOUNTS" disk.img other.img
 expect "rnbd unmap di" "disk.img"
+export RNBD_ADMIN_SOCKET=$_sockets/admin.sock
+expect "rnbd server resize o" "other.img"
+expect "rnbd server fence b" "blya"
 expect "rnbd session show b" "blya"
 expect "rnbd map x from b" "blya"
 expect "rnbd map x from blya on /" "$RNBD_MOUNTS"

@@ -169,6 +169,48 @@ wait_until 10 two_paths
 expect_server 3 disconnect nobody
 case_end
 
+case_start "drains a session, and the server, without an error"
+write_on() { while dd if=/dev/zero of="$MNT/disk0" bs=4k count=100 oflag=direct conv=notrunc status=none; do :; done; }
+write_on &
+load=$!
+sleep 0.3
+expect_server 0 drain blya verbose
+expect_output "class/rnbd-server/ctl/sessions/host@blya/drain: 1"
+expect_server 3 drain nobody
+expect_server 0 drain
+expect_server 0 session list
+expect_output ""
+wait_until 10 grep -q "the server is drained: it takes no sessions" "$TEST_DIR/client.log"
+expect_server 0 undrain
+wait_until 20 two_paths
+kill "$load" || fail "a write has failed"
+wait "$load" || true
+case_end
+
+case_start "fences a session"
+dd if=/dev/zero of="$MNT/disk0" bs=4k count=1 oflag=direct conv=notrunc status=none
+expect_server 0 fence blya for 1h verbose
+expect_output "class/rnbd-server/ctl/fence: host@blya for 1h"
+expect_server 0 device list sessname csv noheaders
+expect_output "mem"
+wait_until 10 grep -q 'session "host@blya" is fenced at the server' "$TEST_DIR/client.log"
+# Somebody else may have the disk for writing at once, although its writer was lost.
+start_client second "$TEST_DIR/mnt2" --no-state <<YAML
+sessions:
+  - name: second
+    paths: ["unix:$SOCKET"]
+    devices:
+      - {path: disk.img}
+YAML
+dd if=/dev/zero of="$TEST_DIR/mnt2/disk.img" bs=4k count=1 oflag=direct conv=notrunc status=none
+stop_daemon second
+expect_server 1 unfence blya
+expect_server 0 unfence host@blya
+wait_until 20 two_paths
+run_bounded 20 dd if="$MNT/disk0" of=/dev/null bs=4k count=1 iflag=direct status=none
+expect_server 2 fence
+case_end
+
 case_start "a server that was killed leaves nothing in the way"
 stop_daemon client
 kill -KILL "${daemon[server]}"

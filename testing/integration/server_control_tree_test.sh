@@ -37,7 +37,8 @@ start server
 mountpoint -q "$SYS" || fail "nothing is mounted"
 expect_names "class" "$SYS"
 expect_names "rnbd-server rtrs-server" "$SYS/class"
-expect_names "devices reload" "$SYS/class/rnbd-server/ctl"
+expect_names "devices drain fence reload sessions unfence" "$SYS/class/rnbd-server/ctl"
+expect_text 0 "$SYS/class/rnbd-server/ctl/drain"
 expect_text "nothing was reloaded yet" "$SYS/class/rnbd-server/ctl/reload"
 expect_names "*" "$DISKS"
 expect_names "*" "$SESSIONS"
@@ -56,11 +57,12 @@ YAML
 case_start "names, modes and contents"
 disk=$DISKS/${IMAGES//\//!}!disk.img
 other=$DISKS/${IMAGES//\//!}!other.img
+own=$SYS/class/rnbd-server/ctl/sessions/blya
 path=$SESSIONS/blya/paths/unix:@unix:${SOCKET//\//!}
 expect_names "$(basename "$disk") $(basename "$other")" "$DISKS"
 expect_names "block_dev sessions" "$disk"
 [[ $(readlink "$disk/block_dev") == "$IMAGES/disk.img" ]] || fail "block_dev leads to $(readlink "$disk/block_dev")"
-expect_names "access_mode force_close mapping_path read_only resize" "$disk/sessions/blya"
+expect_names "access_mode force_close limits mapping_path read_only resize" "$disk/sessions/blya"
 expect_text disk.img "$disk/sessions/blya/mapping_path"
 expect_text rw "$disk/sessions/blya/access_mode"
 expect_text 0 "$disk/sessions/blya/read_only"
@@ -68,6 +70,8 @@ expect_text ro "$other/sessions/blya/access_mode"
 expect_text 1 "$other/sessions/blya/read_only"
 expect_text "Write: 1" "$disk/sessions/blya/force_close"
 expect_text "Write: 1" "$disk/sessions/blya/resize"
+expect_text none "$disk/sessions/blya/limits"
+expect_names "drain limits" "$own"
 expect_names "paths" "$SESSIONS/blya"
 expect_names "$(basename "$path")" "$SESSIONS/blya/paths"
 expect_names "disconnect dst_addr hca_name hca_port src_addr stats" "$path"
@@ -77,7 +81,7 @@ expect_text 0 "$path/hca_port"
 expect_text "unix:" "$path/src_addr"
 expect_text "unix:$SOCKET" "$path/dst_addr"
 for file in "$disk"/sessions/blya/{access_mode,mapping_path,read_only} "$path"/{dst_addr,hca_name,hca_port,src_addr}; do expect_mode 444 "$file"; done
-for file in "$disk/sessions/blya/"{force_close,resize} "$path/disconnect" "$path/stats/rdma"; do expect_mode 644 "$file"; done
+for file in "$disk/sessions/blya/"{force_close,limits,resize} "$own/"{drain,limits} "$path/disconnect" "$path/stats/rdma"; do expect_mode 644 "$file"; done
 case_end
 
 case_start "the numbers are those of the client"
@@ -101,11 +105,23 @@ expect_text 40960 "$MNT/sys/block/disk0/size"
 truncate -s 20M "$IMAGES/disk.img"
 case_end
 
+case_start "limits"
+expect_store ok "$disk/sessions/blya/limits" "iops=1000"
+expect_text "iops=1000 burst=100ms (set by hand)" "$disk/sessions/blya/limits"
+expect_store EINVAL "$disk/sessions/blya/limits" "burst=1s"
+expect_store ok "$disk/sessions/blya/limits" file
+expect_store ok "$own/limits" "bandwidth=1GiB"
+expect_text "bandwidth=1GiB burst=100ms (set by hand)" "$own/limits"
+expect_store ok "$own/limits" none
+case_end
+
 case_start "what cannot be written"
 for text in 0 2 yes "1 "; do
   expect_store EINVAL "$disk/sessions/blya/force_close" "$text"
   expect_store EINVAL "$disk/sessions/blya/resize" "$text"
   expect_store EINVAL "$path/disconnect" "$text"
+  expect_store EINVAL "$own/limits" "$text"
+  expect_store EINVAL "$own/drain" "$text"
 done
 expect_store EACCES "$disk/sessions/blya/access_mode" rw
 expect_store EISDIR "$disk" 1
@@ -123,6 +139,25 @@ echo 1 >"$path/disconnect"
 dd if="$MNT/disk0" of=/dev/null bs=4k count=1 iflag=direct status=none || fail "the client did not connect again"
 # With its session it has opened both anew.
 dd if="$MNT/other.img" of=/dev/null bs=4k count=1 iflag=direct status=none || fail "the device is not there again"
+case_end
+
+case_start "drain and fence"
+ctl=$SYS/class/rnbd-server/ctl
+expect_store ok "$own/drain" 1
+run_bounded 10 dd if="$MNT/disk0" of=/dev/null bs=4k count=1 iflag=direct status=none
+[[ $(grep -c "closing: drained by a command" "$TEST_DIR/server.log") == 1 ]] || fail "the log does not say so"
+expect_store EINVAL "$ctl/drain" 2
+for text in " " "a/b" "blya for ever" "blya for 0"; do expect_store EINVAL "$ctl/fence" "$text"; done
+expect_store ENOENT "$ctl/unfence" blya
+expect_store ok "$ctl/fence" "nobody for 1h"
+expect_text "nobody for 1h" "$ctl/fence"
+expect_store ok "$ctl/unfence" nobody
+expect_store ok "$ctl/fence" blya
+[[ ! -e $SESSIONS/blya && ! -e $disk ]] || fail "it is still there"
+expect_text "blya until unfence" "$ctl/fence"
+wait_until 10 grep -q 'session "blya" is fenced at the server' "$TEST_DIR/client.log"
+expect_store ok "$ctl/unfence" blya
+run_bounded 10 dd if="$MNT/disk0" of=/dev/null bs=4k count=1 iflag=direct status=none
 case_end
 
 case_start "the mount goes with the server"

@@ -57,6 +57,11 @@ expect_value 327680 'rnbd_server_request_bytes_total{operation="write"}'
 (($(value 'rnbd_server_request_seconds_count{operation="flush"}') > 0)) || fail "no FLUSH was counted"
 expect_value 0 rnbd_server_requests_at_work
 expect_value "" 'rnbd_server_request_errors_total{errno="ENOTCONN"}'
+device='session="blya",device="disk.img"'
+expect_value 5 "rnbd_server_device_requests_total{$device,operation=\"write\"}"
+expect_value 327680 "rnbd_server_device_bytes_total{$device,operation=\"write\"}"
+expect_value 0 "rnbd_server_device_requests_waiting{$device}"
+expect_value 1 'rnbd_server_session_paths{session="blya"}'
 case_end
 
 case_start "what is refused is counted"

@@ -157,5 +157,79 @@ grep -qE "verify:|error=" "$TEST_DIR/fio.log" && fail "$(<"$TEST_DIR/fio.log")"
 [[ $(grep -c "device disk0 is open" "$TEST_DIR/client.log") == 1 ]] || fail "the session was lost: $(<"$TEST_DIR/client.log")"
 case_end
 
+# Reads in a second, of the device in the mount, over two of them.
+reads_per_second() {
+  local before after rest
+  read -r before rest <"$MNT/sys/block/disk0/stat"
+  sleep 2
+  read -r after rest <"$MNT/sys/block/disk0/stat"
+  echo $(((after - before) / 2))
+}
+expect_rate() {
+  local found
+  found=$(reads_per_second)
+  ((found * 10 >= $1 * 9 && found * 10 <= $1 * 11)) || fail "$found requests in a second instead of $1"
+}
+write_limits() { write_config "" "  - {name: blya, dev_search_path: $IMAGES, limits: {iops: $1}}" | sed '$d' | sed '$d' >"$CONFIG"; }
+
+case_start "a limit holds"
+write_config "" "" >"$CONFIG"
+expect 0 reload
+write_limits 1000
+expect 0 reload
+expect_output "- session \"blya\", $IMAGES, access ro rw migration
++ session \"blya\", $IMAGES, access ro rw migration, limits iops=1000 burst=100ms"
+fio --name=limited --filename="$MNT/disk0" --rw=randread --bs=4k --iodepth=16 --ioengine=libaio --direct=1 --size=64M \
+  --time_based --runtime=3 --output-format=terse --output="$TEST_DIR/limited.log"
+found=$(awk -F';' '$1 == 3 { print $8 }' "$TEST_DIR/limited.log")
+((found >= 900 && found <= 1100)) || fail "$found requests in a second: $(<"$TEST_DIR/limited.log")"
+case_end
+
+case_start "and is changed while requests wait"
+fio --name=limited --filename="$MNT/disk0" --rw=randread --bs=4k --iodepth=16 --ioengine=libaio --direct=1 --size=64M \
+  --time_based --runtime=120 --output="$TEST_DIR/limited.log" &
+load=$!
+sleep 1
+expect_rate 1000
+write_limits 400
+expect 0 reload
+sleep 0.5
+expect_rate 400
+expect 0 server limit blya iops=2000 burst=1s verbose
+expect_output "class/rnbd-server/ctl/sessions/blya/limits: iops=2000 burst=1s"
+sleep 1.5
+expect_rate 2000
+expect 0 server session show blya limits noheaders notree
+expect_output "iops=2000 burst=1s (set by hand)"
+write_limits 500
+expect 0 reload
+expect_rate 2000
+expect 0 server limit blya file
+expect 0 server device limit disk.img bandwidth=1MiB
+expect 0 server device show disk.img limits noheaders
+expect_output "bandwidth=1MiB burst=100ms (set by hand)"
+sleep 0.5
+expect_rate 256
+expect 0 server limit disk.img none
+sleep 0.5
+expect_rate 500
+expect 1 server limit blya iops=many
+says "Invalid argument"
+case_end
+
+case_start "a path that is lost while requests wait comes back at once"
+expect 0 server limit blya bandwidth=4KiB
+sleep 1
+expect 0 server disconnect blya
+wait_until 5 grep -q "session blya: path .* closing: disconnected by a command" "$TEST_DIR/server.log"
+back_again() { (($(grep -c "session blya: path .* connected" "$TEST_DIR/server.log") >= 2)); }
+wait_until 5 back_again
+expect 0 server limit blya none
+kill -INT "$load"
+run_bounded 10 tail --pid="$load" -f /dev/null
+wait "$load" || true
+grep -q "err= *0" "$TEST_DIR/limited.log" || fail "$(<"$TEST_DIR/limited.log")"
+case_end
+
 stop_daemon client
 stop_daemon server
