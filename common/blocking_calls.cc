@@ -6,10 +6,13 @@
 
 namespace rnbd {
 
-BlockingCalls::~BlockingCalls() {
+BlockingCalls::~BlockingCalls() { WaitUntilIdle(absl::InfiniteDuration()); }
+
+bool BlockingCalls::WaitUntilIdle(absl::Duration limit) {
   absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(
-      +[](size_t* threads) { return *threads == 0; }, &threads_));
+  return mutex_.AwaitWithTimeout(absl::Condition(
+                                     +[](size_t* threads) { return *threads == 0; }, &threads_),
+                                 limit);
 }
 
 void BlockingCalls::Run(std::function<void()> call) {

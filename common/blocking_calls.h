@@ -7,6 +7,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 
 namespace rnbd {
 
@@ -20,6 +21,9 @@ class BlockingCalls {
   ~BlockingCalls();
   BlockingCalls(const BlockingCalls&) = delete;
   BlockingCalls& operator=(const BlockingCalls&) = delete;
+
+  // Any thread but those of calls: false where not all of them have returned within `limit`.
+  bool WaitUntilIdle(absl::Duration limit);
 
   // Any thread: runs `call` on another one; only where the system gives none at all, on this.
   void Run(std::function<void()> call);

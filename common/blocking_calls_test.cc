@@ -83,6 +83,16 @@ TEST(BlockingCallsTest, TheEndWaitsForAll) {
   EXPECT_EQ(done.load(), 2);
 }
 
+TEST(BlockingCallsTest, WaitsForTheEndOfCallsNoLongerThanTold) {
+  absl::Notification let_go;
+  BlockingCalls calls(1);
+  EXPECT_TRUE(calls.WaitUntilIdle(absl::ZeroDuration()));
+  calls.Run([&] { let_go.WaitForNotification(); });
+  EXPECT_FALSE(calls.WaitUntilIdle(absl::Milliseconds(20)));
+  let_go.Notify();
+  EXPECT_TRUE(calls.WaitUntilIdle(kPatience));
+}
+
 TEST(BlockingCallsTest, ACallMayAskForAnother) {
   std::atomic<int> done = 0;
   {

@@ -12,9 +12,9 @@
 #include "rtrs/server_handler.h"
 #include "server/device_observer.h"
 #include "server/device_session.h"
-#include "server/fenced_names.h"
 #include "server/live_config.h"
 #include "server/policy_opener.h"
+#include "server/refused_names.h"
 #include "server/server_metrics.h"
 
 namespace rnbd::server {
@@ -35,7 +35,9 @@ class BlockService final : public rtrs::ServerHandler {
 
   absl::Status MayBegin(const std::string& session_name, const rtrs::Address& client) override;
   // Control thread: the names of sessions that get none.
-  FencedNames* fenced() { return &fenced_; }
+  RefusedNames* fenced() { return &fenced_; }
+  // Any thread: the disks that nobody may open, by their names in the control tree.
+  RefusedNames* drained_disks() { return &disks_.drained; }
   // Any thread: others may have what is kept for lost sessions of this name.
   void ForgetPlaces(const std::string& session_name) { disks_.exports.DropKept(session_name); }
 
@@ -47,7 +49,7 @@ class BlockService final : public rtrs::ServerHandler {
   const DeviceSession::Threads threads_;
   DeviceObserver* const observer_;
   ServerMetrics* const metrics_;
-  FencedNames fenced_;
+  RefusedNames fenced_;
   SharedDisks disks_;
   LogEvery log_refusals_;
 };

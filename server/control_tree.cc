@@ -128,7 +128,7 @@ void ControlTree::AddDevice(uint64_t number, const OpenDeviceFacts& device,
   const std::string base = absl::StrCat(disk, "/sessions/", device.session);
   std::string directory = base;
   for (int i = 2; tree_->Find(directory).ok(); ++i) directory = absl::StrCat(base, "~", i);
-  devices_[number] = {disk, directory};
+  devices_[number] = {disk, directory, device.session};
 
   AddText(absl::StrCat(directory, "/mapping_path"), [path = device.mapping_path] { return path; });
   AddText(absl::StrCat(directory, "/access_mode"),
@@ -164,6 +164,14 @@ void ControlTree::AddDeviceCommand(const std::string& path, const Command& comma
           control_->Post([done, status] { done(status); });
         });
       });
+}
+
+std::set<std::string> ControlTree::SessionsWith(const std::string& disk) const {
+  std::set<std::string> sessions;
+  for (const auto& [number, place] : devices_) {
+    if (place.disk == absl::StrCat(kDisks, "/", disk)) sessions.insert(place.session);
+  }
+  return sessions;
 }
 
 void ControlTree::RemoveDevice(uint64_t number) {

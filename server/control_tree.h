@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -35,6 +36,9 @@ class ControlTree final : public rtrs::ServerObserver, public DeviceObserver {
   using Drain = std::function<void(const std::string& session, AttributeTree::StoreDone done)>;
   void set_drain(Drain drain) { drain_ = std::move(drain); }
 
+  // Control thread: which sessions have a disk open.
+  std::set<std::string> SessionsWith(const std::string& disk) const;
+
   // Devices that are open. Any thread.
   uint64_t devices_open() const { return devices_open_.load(); }
 
@@ -51,6 +55,7 @@ class ControlTree final : public rtrs::ServerObserver, public DeviceObserver {
   struct Place {
     std::string disk;       // directory of the disk
     std::string directory;  // of the session in it
+    std::string session;
   };
 
   void AddDevice(uint64_t number, const OpenDeviceFacts& device, const Commands& commands);

@@ -73,6 +73,7 @@ DeviceSession::DeviceSession(const rtrs::ServerSessionInfo& info,
       throttle_(threads.workers, std::make_shared<RateLimit>()),
       device_thread_(threads.devices),
       opening_(threads.opening),
+      size_looks_(threads.looking),
       workers_(threads.workers.size()),
       ios_(info.geometry.queue_depth),
       control_(threads.control),
@@ -349,6 +350,7 @@ void DeviceSession::AnswerOpen(rtrs::ServerRequest* request, const OpenRequest& 
 absl::StatusOr<OpenResponse> DeviceSession::Take(const OpenRequest& open,
                                                  absl::StatusOr<OpenedDevice> result) {
   ASSIGN_OR_RETURN(OpenedDevice opened, std::move(result));
+  RETURN_IF_ERROR(opener_->MayUse(opened.name));
   DeviceGeometry geometry = Announce(opened.backend->geometry(), session_geometry_);
   RETURN_IF_ERROR(ValidateDeviceGeometry(geometry));
   auto throttled = std::make_unique<Throttle::Device>(workers_, std::make_shared<RateLimit>());

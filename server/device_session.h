@@ -73,6 +73,8 @@ class DeviceOpener {
   virtual absl::Status MayJoin(const rtrs::Address& client) = 0;
   // Any thread: by the rules in force; nothing where they do not admit the session any more.
   virtual absl::optional<SessionLimits> limits() const { return SessionLimits(); }
+  // Device thread: whether a disk that was opened may be used now.
+  virtual absl::Status MayUse(const ExportName&) const { return absl::OkStatus(); }
 };
 
 // RNBD over one RTRS session (protocol page, sections 4 and 8): SESS_INFO, OPEN, IO and CLOSE.
@@ -95,6 +97,7 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
     Ring* control = nullptr;  // where the session is made and destroyed
     Ring* devices = nullptr;
     BlockingCalls* opening = nullptr;
+    BlockingCalls* looking = nullptr;  // at the size of disks
     std::vector<Ring*> workers;
   };
 
@@ -199,6 +202,7 @@ class DeviceSession final : public rtrs::ServerSessionHandler {
   Throttle throttle_;
   Ring* const device_thread_;
   BlockingCalls* const opening_;
+  BlockingCalls* const size_looks_;
   const size_t workers_;
   // Of RNBD's protocol, as SESS_INFO agreed.
   std::atomic<uint8_t> version_{0};

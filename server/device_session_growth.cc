@@ -39,8 +39,8 @@ DeviceSession::Looks DeviceSession::DisksThatMayGrow() const {
 // On a thread of its own, for a file system may hang; `seen` runs on the device thread, unless the
 // session has gone meanwhile, in which case it is told with nullptr.
 void DeviceSession::LookAt(Looks looks, std::function<void(DeviceSession*, const Looks&)> seen) {
-  opening_->Run([self = self_, thread = device_thread_, looks = std::move(looks),
-                 seen = std::move(seen)]() mutable {
+  size_looks_->Run([self = self_, thread = device_thread_, looks = std::move(looks),
+                    seen = std::move(seen)]() mutable {
     for (Look& look : looks) look.bytes = look.size_look();
     thread->Post([self, looks = std::move(looks), seen = std::move(seen)] {
       absl::MutexLock lock(&self->mutex);

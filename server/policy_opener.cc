@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/status.h"
 #include "common/unique_fd.h"
 #include "server/export_key.h"
@@ -54,6 +55,11 @@ absl::optional<SessionLimits> PolicyOpener::limits() const {
   const config::ServerSessionConfig* const entry = config->FindSession(session_name_, client_);
   if (entry == nullptr) return absl::nullopt;
   return SessionLimits{.session = entry->limits, .device = entry->device_limits};
+}
+
+absl::Status PolicyOpener::MayUse(const ExportName& disk) const {
+  if (!disks_->drained.Contains(disk.name, absl::Now())) return absl::OkStatus();
+  return ErrnoToStatus(EBUSY, absl::StrCat("disk ", disk.name, " is drained"));
 }
 
 absl::StatusOr<OpenedDevice> PolicyOpener::Open(absl::string_view device_name, AccessMode mode) {

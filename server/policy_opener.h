@@ -17,6 +17,7 @@
 #include "server/export_table.h"
 #include "server/live_config.h"
 #include "server/memory_backend.h"
+#include "server/refused_names.h"
 
 namespace rnbd::server {
 
@@ -26,6 +27,7 @@ struct SharedDisks {
 
   ExportTable exports;
   MemoryDisks memory;
+  RefusedNames drained;  // disks, by ExportName::name
   // Held while a writer comes or goes: whether it is the first in the table and whether another
   // process has the disk are one question.
   absl::Mutex writers;
@@ -44,6 +46,7 @@ class PolicyOpener final : public DeviceOpener {
   absl::StatusOr<OpenedDevice> Open(absl::string_view device_name, AccessMode mode) override;
   absl::Status MayJoin(const rtrs::Address& client) override;
   absl::optional<SessionLimits> limits() const override;
+  absl::Status MayUse(const ExportName& disk) const override;
 
  private:
   struct Place;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
@@ -64,15 +65,18 @@ absl::Status ServerProgram::Start() {
   }
   if (config->metrics) metrics_ = std::make_unique<ServerMetrics>(rings.size());
   service_ = std::make_unique<BlockService>(
-      &config_, DeviceSession::Threads{control_->ring(), device_thread_->ring(), &opening_, rings},
+      &config_,
+      DeviceSession::Threads{control_->ring(), device_thread_->ring(), &opening_, &looking_, rings},
       &control_tree_, metrics_.get());
   RETURN_IF_ERROR(service_->KeepPlaces());
-  session_control_ = std::make_unique<SessionControl>(
-      SessionControl::Environment{.control = control_->ring(),
-                                  .devices = device_thread_->ring(),
-                                  .config = &config_,
-                                  .service = service_.get(),
-                                  .server = [this] { return server_.get(); }});
+  session_control_ = std::make_unique<SessionControl>(SessionControl::Environment{
+      .control = control_->ring(),
+      .devices = device_thread_->ring(),
+      .config = &config_,
+      .service = service_.get(),
+      .server = [this] { return server_.get(); },
+      .sessions_with =
+          [this](const std::string& disk) { return control_tree_.SessionsWith(disk); }});
   control_tree_.set_drain([this](const std::string& session, AttributeTree::StoreDone done) {
     session_control_->DrainSession(session, std::move(done));
   });
@@ -115,7 +119,14 @@ bool ServerProgram::Stop() {
     });
   });
   const absl::Duration limit = config_.Get()->drain_timeout;
-  if (done->WaitForNotificationWithTimeout(limit)) return true;
+  const absl::Time deadline = absl::Now() + limit;
+  if (done->WaitForNotificationWithTimeout(limit)) {
+    if (looking_.WaitUntilIdle(std::max(deadline - absl::Now(), absl::Milliseconds(100)))) {
+      return true;
+    }
+    spdlog::error("a file system does not tell the size of a disk; ending without it");
+    return false;
+  }
   // Requests hang in a backend, and the threads with them.
   spdlog::error("requests are still running after {}; ending without them",
                 absl::FormatDuration(limit));

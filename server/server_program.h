@@ -64,6 +64,8 @@ class ServerProgram {
 
   // Devices that are being opened at a time: more than disks that hang at once.
   static constexpr size_t kMostOpening = 32;
+  // Sessions whose disks are looked at for growth at a time.
+  static constexpr size_t kMostLooking = 8;
 
   const std::string file_;
   LiveConfig config_;
@@ -80,6 +82,7 @@ class ServerProgram {
   std::unique_ptr<RingThread> control_;
   std::unique_ptr<RingThread> device_thread_;
   BlockingCalls opening_{kMostOpening};
+  BlockingCalls looking_{kMostLooking};
   std::vector<std::unique_ptr<RingThread>> workers_;
   std::unique_ptr<rtrs::Server> server_;
   std::unique_ptr<SessionControl> session_control_;

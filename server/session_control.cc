@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
@@ -17,6 +18,8 @@ namespace rnbd::server {
 namespace {
 
 constexpr char kDrain[] = "class/rnbd-server/ctl/drain";
+constexpr char kDrainDisk[] = "class/rnbd-server/ctl/drain_disk";
+constexpr char kUndrainDisk[] = "class/rnbd-server/ctl/undrain_disk";
 constexpr char kFence[] = "class/rnbd-server/ctl/fence";
 constexpr char kUnfence[] = "class/rnbd-server/ctl/unfence";
 
@@ -47,35 +50,38 @@ absl::StatusOr<FenceOrder> ParseFence(absl::string_view text) {
 
 }  // namespace
 
+absl::Status SessionControl::AddCommand(
+    AttributeTree* tree, const char* path, std::function<std::string()> show,
+    std::function<void(const std::string&, AttributeTree::StoreDone)> store) {
+  AttributeTree::Attribute attribute;
+  attribute.mode = 0644;
+  attribute.show = [show = std::move(show)] { return show().substr(0, AttributeTree::kMaxText); };
+  attribute.store = std::move(store);
+  return tree->AddAttribute(path, std::move(attribute));
+}
+
 absl::Status SessionControl::AddTo(AttributeTree* tree) {
-  AttributeTree::Attribute drain;
-  drain.mode = 0644;
-  drain.show = [this] {
-    const rtrs::Server* const server = environment_.server();
-    return std::string(server != nullptr && server->drained() ? "1\n" : "0\n");
-  };
-  drain.store = [this](const std::string& text, AttributeTree::StoreDone done) {
-    Drain(text, std::move(done));
-  };
-  RETURN_IF_ERROR(tree->AddAttribute(kDrain, std::move(drain)));
-
-  AttributeTree::Attribute fence;
-  fence.mode = 0644;
-  fence.show = [this] {
-    return environment_.service->fenced()->Text(absl::Now()).substr(0, AttributeTree::kMaxText);
-  };
-  fence.store = [this](const std::string& text, AttributeTree::StoreDone done) {
-    Fence(text, std::move(done));
-  };
-  RETURN_IF_ERROR(tree->AddAttribute(kFence, std::move(fence)));
-
-  AttributeTree::Attribute unfence;
-  unfence.mode = 0644;
-  unfence.show = [] { return std::string("Write: the name of a session\n"); };
-  unfence.store = [this](const std::string& text, const AttributeTree::StoreDone& done) {
-    Unfence(text, done);
-  };
-  return tree->AddAttribute(kUnfence, std::move(unfence));
+  using Done = AttributeTree::StoreDone;
+  RETURN_IF_ERROR(AddCommand(
+      tree, kDrain,
+      [this] {
+        const rtrs::Server* const server = environment_.server();
+        return std::string(server != nullptr && server->drained() ? "1\n" : "0\n");
+      },
+      [this](const std::string& text, Done done) { Drain(text, std::move(done)); }));
+  RETURN_IF_ERROR(AddCommand(
+      tree, kDrainDisk,
+      [this] { return environment_.service->drained_disks()->Text("undrain", absl::Now()); },
+      [this](const std::string& text, Done done) { DrainDisk(text, std::move(done)); }));
+  RETURN_IF_ERROR(AddCommand(
+      tree, kUndrainDisk, [] { return std::string("Write: the name of a disk\n"); },
+      [this](const std::string& text, const Done& done) { UndrainDisk(text, done); }));
+  RETURN_IF_ERROR(AddCommand(
+      tree, kFence, [this] { return environment_.service->fenced()->Text("unfence", absl::Now()); },
+      [this](const std::string& text, Done done) { Fence(text, std::move(done)); }));
+  return AddCommand(
+      tree, kUnfence, [] { return std::string("Write: the name of a session\n"); },
+      [this](const std::string& text, const Done& done) { Unfence(text, done); });
 }
 
 // To be called on the control thread, once; it tells ETIMEDOUT when that takes too long.
@@ -123,6 +129,48 @@ void SessionControl::DrainSession(const std::string& name, AttributeTree::StoreD
   const absl::Duration bound = drain_timeout();
   server->DrainSession(name, ErrnoToStatus(ESHUTDOWN, "drained by a command"), bound,
                        Bounded(std::move(done), bound + kGrace));
+}
+
+// Behind what was posted to the device thread before, and what that posts here.
+void SessionControl::BehindDevices(std::function<void()> task) const {
+  environment_.devices->Post(
+      [control = environment_.control, task = std::move(task)] { control->Post(task); });
+}
+
+// From the word on nobody opens the disk; who has it open by then is in the tree one round later.
+// Their sessions are drained, for a device alone cannot be taken from a client without an error.
+void SessionControl::DrainDisk(const std::string& text, AttributeTree::StoreDone done) {
+  const std::string disk(absl::StripAsciiWhitespace(text));
+  if (disk.empty() || absl::StrContains(disk, '/')) {
+    return done(ErrnoToStatus(EINVAL, "expected the name of a disk in the control tree"));
+  }
+  if (!environment_.service->drained_disks()->Add(disk, absl::InfiniteFuture(), absl::Now())) {
+    return done(ErrnoToStatus(ENOSPC, "too many disks are drained"));
+  }
+  spdlog::info("disk {} is drained", disk);
+  const absl::Duration bound = drain_timeout();
+  const std::function<void()> finish = Bounded(std::move(done), bound + kGrace);
+  BehindDevices([this, disk, bound, finish] {
+    rtrs::Server* const server = environment_.server();
+    const std::set<std::string> sessions = environment_.sessions_with(disk);
+    if (server == nullptr || sessions.empty()) return finish();
+    auto left = std::make_shared<size_t>(sessions.size());
+    for (const std::string& session : sessions) {
+      server->DrainSession(session, ErrnoToStatus(ESHUTDOWN, "one of its disks is drained"), bound,
+                           [this, left, finish] {
+                             if (--*left == 0) BehindDevices(finish);
+                           });
+    }
+  });
+}
+
+void SessionControl::UndrainDisk(const std::string& text, const AttributeTree::StoreDone& done) {
+  const std::string disk(absl::StripAsciiWhitespace(text));
+  if (!environment_.service->drained_disks()->Remove(disk, absl::Now())) {
+    return done(ErrnoToStatus(ENOENT, absl::StrCat("disk ", disk, " is not drained")));
+  }
+  spdlog::info("disk {} is not drained any more", disk);
+  done(absl::OkStatus());
 }
 
 // The devices are closed, and the places of writers kept, on the device thread behind the session's

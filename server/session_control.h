@@ -2,7 +2,9 @@
 #define RNBD_SERVER_SESSION_CONTROL_H_
 
 #include <functional>
+#include <set>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -15,7 +17,7 @@
 namespace rnbd::server {
 
 // What a person can do to sessions as a whole, in the control tree below class/rnbd-server/ctl
-// (docs/control-tree.md): drain the server, fence a session. On the control thread.
+// (docs/control-tree.md): drain the server or a disk, fence a session. On the control thread.
 class SessionControl {
  public:
   struct Environment {
@@ -24,6 +26,8 @@ class SessionControl {
     const LiveConfig* config = nullptr;
     BlockService* service = nullptr;
     std::function<rtrs::Server*()> server;  // nullptr when it has ended
+    // Which sessions have a disk open: of what has happened on the device thread before.
+    std::function<std::set<std::string>(const std::string& disk)> sessions_with;
   };
 
   // Everything outlives the object, and that the last write to its attributes.
@@ -38,6 +42,12 @@ class SessionControl {
 
  private:
   void Drain(const std::string& text, AttributeTree::StoreDone done);
+  void DrainDisk(const std::string& text, AttributeTree::StoreDone done);
+  void UndrainDisk(const std::string& text, const AttributeTree::StoreDone& done);
+  void BehindDevices(std::function<void()> task) const;
+  static absl::Status AddCommand(AttributeTree* tree, const char* path,
+                                 std::function<std::string()> show,
+                                 std::function<void(const std::string&, AttributeTree::StoreDone)>);
   void Fence(const std::string& text, AttributeTree::StoreDone done);
   void Unfence(const std::string& text, const AttributeTree::StoreDone& done);
   std::function<void()> Bounded(AttributeTree::StoreDone done, absl::Duration bound) const;

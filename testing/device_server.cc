@@ -232,7 +232,7 @@ absl::StatusOr<std::unique_ptr<rtrs::ServerSessionHandler>> DeviceServer::OnSess
   return std::make_unique<server::DeviceSession>(
       info, std::make_unique<Opener>(this),
       server::DeviceSession::Threads{control()->ring(), device_thread_->ring(), &opening_,
-                                     threads_.workers()},
+                                     &looking_, threads_.workers()},
       server::DeviceSessionSettings{.stuck_after = options_.stuck_after,
                                     .resize_interval = options_.resize_interval},
       options_.device_observer);

@@ -154,6 +154,7 @@ class DeviceServer final : private rtrs::ServerHandler {
   rtrs::TestThreads threads_;
   std::unique_ptr<RingThread> device_thread_;
   BlockingCalls opening_{4};
+  BlockingCalls looking_{2};
   std::atomic<int> opens_{0};
   absl::Mutex mutex_;
   std::map<std::string, TestDisk*> disks_ ABSL_GUARDED_BY(mutex_);

@@ -1,11 +1,13 @@
 #include "client/tool/server_actions.h"
 
 #include <cerrno>
+#include <set>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "client/tool/control_files.h"
 #include "client/tool/names.h"
 #include "client/tool/server_files.h"
@@ -161,10 +163,25 @@ class ServerRunner {
       RETURN_IF_ERROR(Write("class/rnbd-server/ctl/drain", drain ? "1" : "0"));
       return said_;
     }
+    if (request_.target == Target::kDevice) return DrainDisk();
     const auto sessions = Called(All(facts_.sessions));
     if (sessions.empty()) return Nothing();
     for (const SessionFacts* session : sessions) {
       RETURN_IF_ERROR(Write(absl::StrCat(OwnSessionDirectory(session->name), "/drain"), "1"));
+    }
+    return said_;
+  }
+
+  // One that nobody has open is not in the tree: its name is taken as it stands there, or as a
+  // path.
+  absl::StatusOr<std::string> DrainDisk() {
+    std::set<std::string> names;
+    for (const ExportFacts* device : Called(All(facts_.devices))) names.insert(device->name);
+    if (names.empty()) names = {absl::StrReplaceAll(name(), {{"/", "!"}})};
+    const bool drain = request_.verb == Verb::kDrain;
+    for (const std::string& each : names) {
+      RETURN_IF_ERROR(Write(
+          absl::StrCat("class/rnbd-server/ctl/", drain ? "drain_disk" : "undrain_disk"), each));
     }
     return said_;
   }

@@ -145,6 +145,9 @@ constexpr Command kCommands[] = {
      "says at which rate a session gets its requests done; file: as the configuration says"},
     {true, Target::kSession, Verb::kDisconnect, "SESSION [verbose]",
      "takes every path down; a client may connect again"},
+    {true, Target::kDevice, Verb::kDrain, "DEVICE [verbose]",
+     "lets nobody have a disk until undrain; who has it open waits for it"},
+    {true, Target::kDevice, Verb::kUndrain, "DEVICE [verbose]", "gives it out again"},
     {true, Target::kSession, Verb::kDrain, "SESSION [verbose]",
      "lets what runs finish, and ends it; its client comes back"},
     {true, Target::kSession, Verb::kFence, "SESSION [for TIME] [verbose]",
@@ -382,8 +385,8 @@ class Parser {
       case Verb::kHelp:
         return absl::OkStatus();
       case Verb::kDrain:
-        return given <= 1 ? absl::OkStatus() : missing("one SESSION, or nothing more");
       case Verb::kUndrain:
+        return CheckDrained();
       case Verb::kReload:
         return given == 0 ? absl::OkStatus() : missing("nothing more");
       case Verb::kMap:
@@ -401,6 +404,18 @@ class Parser {
         return given == 1 || (given == 2 && request_.target != Target::kDevice) ? absl::OkStatus()
                                                                                 : missing("a name");
     }
+  }
+
+  // A device must be said to be one: alone, a name is a session's, and without one all is meant.
+  absl::Status CheckDrained() const {
+    const size_t given = request_.names.size();
+    const bool of_one = request_.target != Target::kNone;
+    const bool good =
+        of_one ? given == 1 : given == 0 || (given == 1 && request_.verb == Verb::kDrain);
+    if (good) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        NameOf(Verbs(), request_.verb), of_one ? " needs one name" : " has no such name",
+        "; see rnbd server ", NameOf(Verbs(), request_.verb), " help"));
   }
 
   const std::vector<std::string>& words_;

@@ -120,7 +120,11 @@ TEST(Words, OfAServer) {
   EXPECT_EQ(Parsed("server fence blya").target, Target::kSession);
   EXPECT_THAT(Refusal("server fence"), HasSubstr("a name"));
   EXPECT_THAT(Refusal("server unfence"), HasSubstr("a name"));
-  EXPECT_THAT(Refusal("server undrain blya"), HasSubstr("nothing more"));
+  EXPECT_THAT(Refusal("server undrain blya"), HasSubstr("no such name"));
+  EXPECT_EQ(Parsed("server device drain disk0").target, Target::kDevice);
+  EXPECT_THAT(Parsed("server device undrain disk0").names, ElementsAre("disk0"));
+  EXPECT_THAT(Refusal("server device drain"), HasSubstr("one name"));
+  EXPECT_THAT(Refusal("server session undrain blya"), HasSubstr("cannot undrain"));
   EXPECT_THAT(Refusal("server limit blya"), HasSubstr("iops="));
   EXPECT_THAT(Refusal("limit blya none"), HasSubstr("a client cannot limit"));
   EXPECT_EQ(Parsed("server list --socket /run/x.sock json").socket, "/run/x.sock");
@@ -178,7 +182,7 @@ TEST(Words, WhatMayFollow) {
   EXPECT_THAT(Behind("client"), Not(Contains("server")));
   EXPECT_THAT(Behind("client"), Not(Contains("close")));
   EXPECT_THAT(Behind("server device"),
-              ElementsAre("list", "show", "resize", "limit", "close", "help"));
+              ElementsAre("list", "show", "resize", "limit", "drain", "undrain", "close", "help"));
   EXPECT_THAT(Behind("map"), IsSupersetOf({"DEVICE", "from", "ro", "loop", "on", "verbose"}));
   EXPECT_THAT(Behind("map x from"), ElementsAre("SERVER"));
   EXPECT_THAT(Behind("map x from y on"), ElementsAre("MOUNT"));

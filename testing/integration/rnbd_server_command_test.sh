@@ -177,6 +177,11 @@ sleep 0.3
 expect_server 0 drain blya verbose
 expect_output "class/rnbd-server/ctl/sessions/host@blya/drain: 1"
 expect_server 3 drain nobody
+expect_server 0 device drain disk.img verbose
+expect_output "class/rnbd-server/ctl/drain_disk: $disk"
+expect_server 3 show disk.img
+expect_server 0 device undrain "$IMAGES/disk.img"
+expect_server 1 device undrain disk.img
 expect_server 0 drain
 expect_server 0 session list
 expect_output ""

@@ -37,7 +37,7 @@ start server
 mountpoint -q "$SYS" || fail "nothing is mounted"
 expect_names "class" "$SYS"
 expect_names "rnbd-server rtrs-server" "$SYS/class"
-expect_names "devices drain fence reload sessions unfence" "$SYS/class/rnbd-server/ctl"
+expect_names "devices drain drain_disk fence reload sessions undrain_disk unfence" "$SYS/class/rnbd-server/ctl"
 expect_text 0 "$SYS/class/rnbd-server/ctl/drain"
 expect_text "nothing was reloaded yet" "$SYS/class/rnbd-server/ctl/reload"
 expect_names "*" "$DISKS"
@@ -147,6 +147,19 @@ expect_store ok "$own/drain" 1
 run_bounded 10 dd if="$MNT/disk0" of=/dev/null bs=4k count=1 iflag=direct status=none
 [[ $(grep -c "closing: drained by a command" "$TEST_DIR/server.log") == 1 ]] || fail "the log does not say so"
 expect_store EINVAL "$ctl/drain" 2
+expect_store EINVAL "$ctl/drain_disk" "$IMAGES/disk.img"
+expect_store ENOENT "$ctl/undrain_disk" "$(basename "$disk")"
+expect_store ok "$ctl/drain_disk" "$(basename "$disk")"
+[[ ! -e $disk ]] || fail "it is still open"
+expect_text "$(basename "$disk") until undrain" "$ctl/drain_disk"
+wait_until 10 test -e "$other"
+dd if="$MNT/disk0" of="$TEST_DIR/waited" bs=4k count=1 iflag=direct status=none &
+reader=$!
+sleep 0.5
+kill -0 "$reader" || fail "a request did not wait for the disk"
+expect_store ok "$ctl/undrain_disk" "$(basename "$disk")"
+run_bounded 10 tail --pid="$reader" -f /dev/null
+wait "$reader" || fail "the request that waited has failed"
 for text in " " "a/b" "blya for ever" "blya for 0"; do expect_store EINVAL "$ctl/fence" "$text"; done
 expect_store ENOENT "$ctl/unfence" blya
 expect_store ok "$ctl/fence" "nobody for 1h"
