@@ -19,6 +19,17 @@ enum class BlockOperation : uint8_t {
   kWriteZeroes,  // the range reads as zeroes afterwards
 };
 
+// Where a request is, as far as this side knows.
+enum class RequestPlace : uint8_t {
+  kBuffer,   // waits for a buffer
+  kShare,    // waits because its device has its share of the session's permits
+  kPermit,   // waits for a permit, or for a connection that can take it
+  kBlock,    // waits for another write of the same block
+  kHeld,     // waits for its session, or to be sent again
+  kServer,   // sent, and not answered
+  kOverdue,  // the same, and whoever asked has had ETIMEDOUT
+};
+
 // For people.
 constexpr const char* BlockOperationName(BlockOperation operation) {
   switch (operation) {
@@ -32,6 +43,26 @@ constexpr const char* BlockOperationName(BlockOperation operation) {
       return "discard";
     case BlockOperation::kWriteZeroes:
       return "write zeroes";
+  }
+  return "unknown";
+}
+
+constexpr const char* RequestPlaceName(RequestPlace place) {
+  switch (place) {
+    case RequestPlace::kBuffer:
+      return "buffer";
+    case RequestPlace::kShare:
+      return "share";
+    case RequestPlace::kPermit:
+      return "permit";
+    case RequestPlace::kBlock:
+      return "block";
+    case RequestPlace::kHeld:
+      return "held";
+    case RequestPlace::kServer:
+      return "server";
+    case RequestPlace::kOverdue:
+      return "overdue";
   }
   return "unknown";
 }
@@ -54,9 +85,12 @@ class BlockRequest {
   // kRead: exactly one; kWrite: gathered in order. The lengths add up to `length`. In the memory
   // that the workers registered with the session (RequestMemory).
   uint8_t span_count = 0;
+  RequestPlace place = RequestPlace::kBuffer;  // the device's own note, for its PlaceOf()
   Span spans[kMaxSpans];
   uint64_t offset = 0;
   uint64_t length = 0;  // bytes; kRead and kWrite: at most BlockDevice::kMaxTransfer
+  // When whoever waits for it asked, as Ring::now_ns() of the thread that submits.
+  int64_t started_ns = 0;
   alignas(16) std::byte scratch[kScratchBytes];
 
   // On the thread that submitted: 0 or a positive errno fit for an application.
@@ -91,6 +125,11 @@ class BlockDevice {
   // beyond the end get EINVAL, writes to a `ro` device EROFS, operations that the server does not
   // offer EOPNOTSUPP.
   virtual void Submit(size_t worker, BlockRequest* request) = 0;
+
+  // On the thread of `worker`: where a request is that was submitted there and is not done.
+  virtual RequestPlace PlaceOf(size_t /*worker*/, const BlockRequest& /*request*/) const {
+    return RequestPlace::kServer;
+  }
 };
 
 }  // namespace rnbd::client

@@ -53,6 +53,12 @@ void BlockTransfer::Start(size_t worker, BlockRequest* request, const TransferTa
   transfer->Launch();
 }
 
+bool BlockTransfer::WaitsForPermit(const BlockRequest& request) {
+  const auto* transfer = std::launder(reinterpret_cast<const BlockTransfer*>(request.scratch));
+  return std::all_of(std::begin(transfer->pieces_), std::end(transfer->pieces_),
+                     [](const Piece& piece) { return !piece.busy || piece.waits_for_permit(); });
+}
+
 BlockTransfer::BlockTransfer(size_t worker, BlockRequest* request, const TransferTarget& target,
                              Owner* owner)
     : worker_(worker),

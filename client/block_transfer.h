@@ -44,6 +44,9 @@ class BlockTransfer {
   static void Start(size_t worker, BlockRequest* request, const TransferTarget& target,
                     Owner* owner);
 
+  // Of a request whose transfer has begun and is not over: whether nothing of it is on its way.
+  static bool WaitsForPermit(const BlockRequest& request);
+
  private:
   class Piece final : public rtrs::ClientRequest {
    public:

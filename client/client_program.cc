@@ -388,6 +388,11 @@ std::string ClientProgram::LoopOf(const std::string& name) const {
   return loops_ == nullptr ? std::string() : loops_->PathOf(name);
 }
 
+// Whoever asks does so through the mount, which is served until that is answered.
+void ClientProgram::LookInFlight(const std::string& name, Mappings::InFlightDone done) {
+  fuse_->LookInFlight(name, control_->ring(), std::move(done));
+}
+
 // Of the devices that had a file when the mount was first served. Others come with OnDeviceOpen().
 void ClientProgram::AttachLoops(Mappings::Done done) {
   const auto gathered = std::make_shared<GatheredStatus>(std::move(done));

@@ -152,6 +152,7 @@ class ClientProgram final : private MappedSession::Observer, private Mappings::H
   void HideFile(const std::string& name, Mappings::Done done) override;
   void OnResized(const std::string& name) override;
   std::string LoopOf(const std::string& name) const override;
+  void LookInFlight(const std::string& name, Mappings::InFlightDone done) override;
   void Keep(const std::string& changes, Mappings::Done done) override;
   void OnChanged() override;
 

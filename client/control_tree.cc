@@ -11,6 +11,7 @@
 #include "client/map_command.h"
 #include "client/remote_device.h"
 #include "common/attribute_text.h"
+#include "common/in_flight.h"
 #include "common/logging.h"
 #include "common/status.h"
 
@@ -184,6 +185,7 @@ void ControlTree::AddDevice(const std::string& name) {
   });
   AddDeviceText(name, "rnbd/nr_poll_queues",
                 [](MappedSession*, const auto&) { return std::string("0\n"); });
+  AddInFlight(name);
   const std::string commands = absl::StrCat(DeviceDirectory(name), "/rnbd/");
   AddCommand(absl::StrCat(commands, "unmap_device"), "Write: normal|force\n",
              [this, name](const std::string& text, Done done) {
@@ -201,6 +203,16 @@ void ControlTree::AddDevice(const std::string& name) {
                const absl::StatusOr<uint64_t> sectors = ParseSectors(text);
                done(sectors.ok() ? mappings_->Resize(name, *sectors) : sectors.status());
              });
+}
+
+void ControlTree::AddInFlight(const std::string& name) {
+  AttributeTree::Attribute attribute;
+  attribute.show_later = [this, name](AttributeTree::ShowDone done) {
+    mappings_->LookInFlight(name, [done = std::move(done)](std::vector<InFlightRequest> requests) {
+      done(InFlightText(std::move(requests)));
+    });
+  };
+  Add(absl::StrCat(DeviceDirectory(name), "/rnbd/inflight"), std::move(attribute));
 }
 
 void ControlTree::AddSession(const std::string& name) {

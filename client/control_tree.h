@@ -40,6 +40,7 @@ class ControlTree {
   void RefreshDevices();
   void RefreshSessions();
   void AddDevice(const std::string& name);
+  void AddInFlight(const std::string& name);
   void AddSession(const std::string& name);
   void AddPath(const std::string& session, const std::string& directory,
                const rtrs::PathAddress& address);

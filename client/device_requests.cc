@@ -32,7 +32,6 @@ class DeviceRequests::Request final : public BlockRequest {
   DeviceRequests* owner = nullptr;
   DeviceFile* file = nullptr;  // nullptr: free
   uint64_t unique = 0;
-  int64_t started_ns = 0;
   uint8_t* small = nullptr;
   uint8_t* large = nullptr;
   bool waiting = false;
@@ -335,10 +334,16 @@ void DeviceRequests::TakeOut(Queue* queue, Request* before, Request* request) {
 void DeviceRequests::ForEachUnanswered(const std::function<void(const Unanswered&)>& visit) const {
   for (size_t i = 0; i < capacity_; ++i) {
     const Request& request = requests_[i];
-    if (request.file == nullptr || request.overdue) continue;
+    if (request.file == nullptr) continue;
     visit({request.operation, request.file->device(), request.offset, request.length,
-           ring_->now_ns() - request.started_ns, request.waiting});
+           ring_->now_ns() - request.started_ns, PlaceOf(request)});
   }
+}
+
+RequestPlace DeviceRequests::PlaceOf(const Request& request) const {
+  if (request.overdue) return RequestPlace::kOverdue;
+  if (request.waiting) return RequestPlace::kBuffer;
+  return request.file->device()->PlaceOf(worker_, request);
 }
 
 }  // namespace rnbd::client

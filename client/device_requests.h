@@ -43,14 +43,14 @@ namespace rnbd::client {
 // comes next from the kernel. A write never waits: it arrives in one.
 class DeviceRequests final : private Ring::Hook {
  public:
-  // Where an unanswered request is, for people.
+  // A request that its device has not answered, for people.
   struct Unanswered {
     BlockOperation operation;
     const BlockDevice* device;
     uint64_t offset;
     uint64_t length;
     int64_t age_ns;
-    bool waits_for_buffer;
+    RequestPlace place;
   };
 
   // At most `capacity` requests at a time, of worker `worker`. All pointers outlive the object.
@@ -86,6 +86,8 @@ class DeviceRequests final : private Ring::Hook {
   // Any thread: requests taken and not yet answered.
   size_t in_flight() const { return in_flight_.load(std::memory_order_relaxed); }
 
+  size_t capacity() const { return capacity_; }
+
   // Looks for nothing more that is overdue, once nothing is in flight.
   void StopWatching() { overdue_timer_.Cancel(); }
 
@@ -119,6 +121,7 @@ class DeviceRequests final : private Ring::Hook {
   void GiveUp(Request* request);
   void TakeOut(Queue* queue, Request* request);
   static void TakeOut(Queue* queue, Request* before, Request* request);
+  RequestPlace PlaceOf(const Request& request) const;
   void OnTurn() override;
 
   const size_t worker_;

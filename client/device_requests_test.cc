@@ -221,8 +221,9 @@ TEST_F(DeviceRequestsTest, ReadsWithoutABufferWaitInOrder) {
   StartRead(1024, 512);
   device_->SetCompletion(FakeBlockDevice::Completion::kAtOnce);
   size_t waiting = 0;
-  requests_->ForEachUnanswered(
-      [&](const DeviceRequests::Unanswered& one) { waiting += one.waits_for_buffer ? 1 : 0; });
+  requests_->ForEachUnanswered([&](const DeviceRequests::Unanswered& one) {
+    waiting += one.place == RequestPlace::kBuffer ? 1 : 0;
+  });
   EXPECT_EQ(2U, waiting);
   device_->TakeSeen();
   pool->small.Return(last);
@@ -270,7 +271,7 @@ TEST_F(DeviceRequestsTest, ListsWhatIsUnanswered) {
     EXPECT_EQ(device_.get(), one.device);
     EXPECT_EQ(4096U, one.offset);
     EXPECT_EQ(512U, one.length);
-    EXPECT_FALSE(one.waits_for_buffer);
+    EXPECT_EQ(RequestPlace::kServer, one.place);
     EXPECT_GE(one.age_ns, 0);
   });
   EXPECT_EQ(1, count);

@@ -18,6 +18,7 @@
 #include "client/fuse_reader.h"
 #include "common/status.h"
 #include "common/unique_mapping.h"
+#include "rtrs/ring_round.h"
 
 namespace rnbd::client {
 namespace {
@@ -27,6 +28,11 @@ constexpr size_t kLargestRequest =
 
 // FUSE_NOTIFY_RESEND; Debian 12's headers do not have it.
 constexpr int32_t kNotifyResend = 7;
+
+// A single word.
+std::string BlockOperationWord(BlockOperation operation) {
+  return operation == BlockOperation::kWriteZeroes ? "write-zeroes" : BlockOperationName(operation);
+}
 
 void PostAndWait(Ring* ring, const std::function<void()>& task) {
   absl::Notification done;
@@ -183,16 +189,41 @@ std::string FuseServer::DescribeOldest() {
   for (const auto& worker : workers_) {
     PostAndWait(worker->ring(), [&] {
       worker->requests().ForEachUnanswered([&](const DeviceRequests::Unanswered& request) {
-        if (request.age_ns <= greatest_age) return;
+        if (request.place == RequestPlace::kOverdue || request.age_ns <= greatest_age) return;
         greatest_age = request.age_ns;
         text = absl::StrCat(BlockOperationName(request.operation), " of ", request.length,
                             " bytes at offset ", request.offset, " of device \"",
                             request.device->name(), "\", ", request.age_ns / 1'000'000, " ms ago",
-                            request.waits_for_buffer ? ", waiting for a buffer" : "");
+                            request.place == RequestPlace::kBuffer ? ", waiting for a buffer" : "");
       });
     });
   }
   return text;
+}
+
+void FuseServer::LookInFlight(const std::string& device, Ring* home,
+                              std::function<void(std::vector<InFlightRequest>)> done) {
+  std::vector<Ring*> rings;
+  const auto found = std::make_shared<std::vector<std::vector<InFlightRequest>>>(workers_.size());
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    Worker* const worker = workers_[i].get();
+    // Here rather than on the worker, whose time is the requests'.
+    (*found)[i].reserve(worker->requests().capacity());
+    rings.push_back(worker->ring());
+    worker->ring()->Post([worker, found, device, i] {
+      worker->requests().ForEachUnanswered([&](const DeviceRequests::Unanswered& request) {
+        if (request.device->name() != device) return;
+        (*found)[i].push_back({request.age_ns, RequestPlaceName(request.place),
+                               BlockOperationWord(request.operation), request.offset,
+                               request.length});
+      });
+    });
+  }
+  rtrs::AfterRound(home, rings, [found, done = std::move(done)] {
+    std::vector<InFlightRequest> all;
+    for (const auto& part : *found) all.insert(all.end(), part.begin(), part.end());
+    done(std::move(all));
+  });
 }
 
 void FuseServer::ReportEnd(const absl::Status& why) {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -16,6 +17,7 @@
 #include "client/fuse_reader.h"
 #include "client/fuse_replies.h"
 #include "client/request_memory.h"
+#include "common/in_flight.h"
 #include "common/ring.h"
 #include "common/unique_fd.h"
 
@@ -79,6 +81,13 @@ class FuseServer {
   absl::Status Silence();
 
   size_t in_flight() const;
+
+  // Requests of the device of this name that it has not answered, in no order, as they are at about
+  // this moment: each worker looks in a turn of its own. `done` runs on the thread of `home`, which
+  // is no worker's. Any thread, while the object is there until then.
+  void LookInFlight(const std::string& device, Ring* home,
+                    std::function<void(std::vector<InFlightRequest>)> done);
+
   // Answers that the kernel did not take; see FuseReplies.
   uint64_t reply_failures() const { return replies_.failures(); }
 

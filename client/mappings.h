@@ -7,6 +7,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -14,6 +15,7 @@
 #include "absl/time/time.h"
 #include "client/map_command.h"
 #include "client/mapped_session.h"
+#include "common/in_flight.h"
 #include "config/client_config.h"
 #include "rtrs/path_policy.h"
 
@@ -31,6 +33,7 @@ namespace rnbd::client {
 class Mappings {
  public:
   using Done = MappedSession::Done;
+  using InFlightDone = std::function<void(std::vector<InFlightRequest>)>;
 
   // How devices become files, and what is changed becomes lasting. On the control thread, and so is
   // each `done`.
@@ -48,6 +51,8 @@ class Mappings {
     virtual void OnResized(const std::string& name) = 0;
     // The loop device that AttachLoop() has attached; empty where there is none.
     virtual std::string LoopOf(const std::string& name) const = 0;
+    // See FuseServer::LookInFlight().
+    virtual void LookInFlight(const std::string& name, InFlightDone done) = 0;
     // Keeps what config::WriteChanges() has made.
     virtual void Keep(const std::string& changes, Done done) = 0;
     // Sessions, devices or paths are others now.
@@ -76,6 +81,10 @@ class Mappings {
   void Unmap(const std::string& name, bool force, Done done);
   // Opens a device that is not open at once: see MappedSession::Remap().
   void Remap(const std::string& name, Done done);
+  // The device's requests that are not answered; `done` comes on the control thread.
+  void LookInFlight(const std::string& name, InFlightDone done) {
+    host_->LookInFlight(name, std::move(done));
+  }
   // Shows the device with another size. ENOENT where it is not open.
   absl::Status Resize(const std::string& name, uint64_t sectors);
 

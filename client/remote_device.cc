@@ -150,6 +150,7 @@ void RemoteDevice::Start(size_t worker, BlockRequest* request) {
   }
   if (request->operation == BlockOperation::kFlush) return Flush(worker, request);
   const bool modifying = IsModifying(request->operation);
+  request->place = RequestPlace::kBlock;
   if (!IsAligned(*request)) {
     if (modifying) {
       gate_.EnterExclusive(worker, request);
@@ -218,6 +219,7 @@ void RemoteDevice::Transfer(size_t worker, BlockRequest* request, BlockTransfer:
     const uint32_t permits = PermitsOf(*request);
     if (share_.anyone_waits(worker) ||
         !share_.MayStart(worker, permits, session_->free_permits())) {
+      request->place = RequestPlace::kShare;
       share_.Wait(worker, request, permits, owner);
       return;
     }
@@ -229,6 +231,7 @@ void RemoteDevice::StartTransfer(size_t worker, BlockRequest* request,
                                  BlockTransfer::Owner* owner) {
   // Also while the device has the session alone, for that may change at any time.
   share_.OnStarted(worker, PermitsOf(*request));
+  request->place = RequestPlace::kServer;
   const int64_t id = id_.load(std::memory_order_acquire);
   const uint32_t max_piece = MaxPiece(request->operation);
   if (id == kClosed || max_piece == 0) {
@@ -313,8 +316,22 @@ void RemoteDevice::Finish(size_t worker, BlockRequest* request, int error) {
   }
 }
 
+RequestPlace RemoteDevice::PlaceOf(size_t worker, const BlockRequest& request) const {
+  switch (request.place) {
+    case RequestPlace::kBlock: {
+      const BlockRequest* step = unaligned_[worker]->StepOf(request);
+      return step == nullptr ? RequestPlace::kBlock : PlaceOf(worker, *step);
+    }
+    case RequestPlace::kServer:
+      return BlockTransfer::WaitsForPermit(request) ? RequestPlace::kPermit : RequestPlace::kServer;
+    default:
+      return request.place;
+  }
+}
+
 void RemoteDevice::HoldOrFail(size_t worker, BlockRequest* request, bool exclusive) {
   if (is_open() || may_hold_.load(std::memory_order_acquire)) {
+    request->place = RequestPlace::kHeld;
     held_.Hold(worker, request, exclusive);
   } else {
     FailHeld(request, exclusive);
@@ -350,6 +367,7 @@ void RemoteDevice::ResumeOn(size_t worker) {
   if (!is_open() || !session_->fenced()) return;
   held_.TakeAll(worker, [this, worker](BlockRequest* request, bool exclusive) {
     if (exclusive) {
+      request->place = RequestPlace::kBlock;
       unaligned_[worker]->Start(this, request);
     } else {
       Start(worker, request);

@@ -130,6 +130,7 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   uint32_t physical_block_size() const override { return physical_block_size_; }
   absl::Duration io_timeout() const override { return io_timeout_; }
   void Submit(size_t worker, BlockRequest* request) override;
+  RequestPlace PlaceOf(size_t worker, const BlockRequest& request) const override;
 
  private:
   static constexpr int64_t kClosed = -1;

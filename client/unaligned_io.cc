@@ -17,6 +17,13 @@ void UnalignedIo::Start(Device* device, BlockRequest* request) {
   if (!IsAtWork(device)) Schedule();
 }
 
+const BlockRequest* UnalignedIo::StepOf(const BlockRequest& request) const {
+  for (const Slot& slot : slots_) {
+    if (slot.request() == &request) return slot.step();
+  }
+  return nullptr;
+}
+
 UnalignedIo::Waiting* UnalignedIo::WaitingOf(BlockRequest* request) {
   return std::launder(reinterpret_cast<Waiting*>(request->scratch));
 }

@@ -45,6 +45,9 @@ class UnalignedIo {
   // returns.
   void Start(Device* device, BlockRequest* request);
 
+  // The step of the request that its device has; nullptr while the request waits for its turn.
+  const BlockRequest* StepOf(const BlockRequest& request) const;
+
  private:
   // A request at work, and its step under way.
   class Slot final : private BlockRequest {
@@ -52,6 +55,8 @@ class UnalignedIo {
     void Init(UnalignedIo* owner, uint8_t* bounce);
     bool free() const { return device_ == nullptr; }
     const Device* device() const { return device_; }
+    const BlockRequest* request() const { return request_; }
+    const BlockRequest* step() const { return this; }
     void Begin(Device* device, BlockRequest* request);
 
    private:

@@ -200,6 +200,7 @@ void AttributeTree::Show(uint64_t inode, ShowDone done) {
     // Kept while it runs: it may remove itself.
     const auto attribute = AttributeOf(inode);
     if (!attribute.ok()) return done(attribute.status());
+    if ((*attribute)->show_later != nullptr) return (*attribute)->show_later(done);
     if ((*attribute)->show == nullptr) return done(ErrnoToStatus(EIO, "read what is only written"));
     done((*attribute)->show());
   });

@@ -39,8 +39,11 @@ class AttributeTree {
 
   struct Attribute {
     mode_t mode = 0444;  // permissions
-    // The whole text, which ends with a newline. nullptr: EIO.
+    // The whole text, of lines. nullptr: EIO.
     std::function<absl::StatusOr<std::string>()> show;
+    // Instead of `show`, where the text comes from other threads: calls `done` once, now or later,
+    // on the owner's thread.
+    std::function<void(ShowDone done)> show_later;
     // Takes what one write(2) brought, as it came, and calls `done` once, now or later, on the
     // owner's thread. nullptr: EIO.
     std::function<void(const std::string& text, StoreDone done)> store;
@@ -56,7 +59,7 @@ class AttributeTree {
     size_t directories = 0;  // kDirectory: those in it
   };
 
-  // What an attribute's text may have, either way; as sysfs's page.
+  // What may be written to an attribute, and what most show at the most; as sysfs's page.
   static constexpr size_t kMaxText = 4096;
 
   // `run` brings a task to the owner's thread; it may run it at once when it is called there.
@@ -81,8 +84,8 @@ class AttributeTree {
   absl::StatusOr<Node> Next(uint64_t directory, uint64_t after) const;
 
   // Any thread: `done` runs on the owner's thread, before this returns where that is this one.
-  // ENODEV where the attribute has gone, EISDIR and EINVAL for what is none, EMSGSIZE for a text
-  // beyond kMaxText.
+  // ENODEV where the attribute has gone, EISDIR and EINVAL for what is none, EMSGSIZE for a text to
+  // store beyond kMaxText.
   void Show(uint64_t inode, ShowDone done);
   void Store(uint64_t inode, std::string text, StoreDone done);
 

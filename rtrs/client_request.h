@@ -28,6 +28,9 @@ class ClientRequest {
   // A kWrite without data whose user message is a FenceMessage; ClientSession's own.
   bool fence = false;
 
+  // On the thread that submitted, until OnDone(): whether it is not sent yet.
+  bool waits_for_permit() const { return waits_; }
+
   // On the thread that submitted. 0; the peer's errno (positive); ECONNABORTED, which no peer can
   // cause, when the path went down before the answer: then whether the request was executed is
   // unknown, and the server may still be at it. It may be sent again once ClientSession::fenced().
@@ -41,6 +44,7 @@ class ClientRequest {
   friend class ClientSession;
   friend class ClientConnection;
   ClientRequest* next_waiting_ = nullptr;
+  bool waits_ = false;
 };
 
 }  // namespace rnbd::rtrs

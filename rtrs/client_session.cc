@@ -513,6 +513,7 @@ bool ClientSession::IsBetter(PathPolicy policy, const ClientConnection& one,
 }
 
 void ClientSession::Wait(Lane* lane, ClientRequest* request) {
+  request->waits_ = true;
   request->next_waiting_ = nullptr;
   if (lane->first_waiting == nullptr) {
     lane->first_waiting = request;
@@ -524,7 +525,9 @@ void ClientSession::Wait(Lane* lane, ClientRequest* request) {
 
 ClientRequest* ClientSession::NextWaiting(Lane* lane) {
   ClientRequest* request = lane->first_waiting;
-  if (request != nullptr) lane->first_waiting = request->next_waiting_;
+  if (request == nullptr) return nullptr;
+  lane->first_waiting = request->next_waiting_;
+  request->waits_ = false;
   return request;
 }
 

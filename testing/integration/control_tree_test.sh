@@ -44,7 +44,7 @@ expect_names "block class" "$SYS"
 expect_names "devices keeper_pid map_device" "$CTL"
 expect_text "${daemon[client]}" "$CTL/keeper_pid"
 expect_names "queue rnbd size stat" "$SYS/block/disk0"
-expect_names "access_mode loop mapping_path nr_poll_queues remap_device resize session state unmap_device" "$SYS/block/disk0/rnbd"
+expect_names "access_mode inflight loop mapping_path nr_poll_queues remap_device resize session state unmap_device" "$SYS/block/disk0/rnbd"
 expect_names "blya" "$SESSIONS"
 expect_names "add_path max_reconnect_attempts mpath_policy paths" "$SESSIONS/blya"
 path=$SESSIONS/blya/paths/unix:@unix:${SOCKET//\//!}
