@@ -11,6 +11,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/synchronization/notification.h"
@@ -159,6 +160,37 @@ TEST_P(FuseServerTest, ShowsTheControlTree) {
   ASSERT_TRUE(control_.Remove("block/disk0").ok());
   EXPECT_EQ(ENODEV, kernel_.Read(state.nodeid, 0, 4096).error);
   EXPECT_EQ(ENOENT, kernel_.Call(FUSE_GETATTR, state.nodeid, fuse_getattr_in{}).error);
+}
+
+TEST_P(FuseServerTest, TellsWhatIsInFlight) {
+  const auto home = RingThread::Start("control", {}).value();
+  const auto look = [&](const std::string& device) {
+    std::vector<InFlightRequest> found;
+    absl::Notification done;
+    server_->LookInFlight(device, home->ring(), [&](std::vector<InFlightRequest> requests) {
+      found = std::move(requests);
+      done.Notify();
+    });
+    done.WaitForNotification();
+    return found;
+  };
+  EXPECT_TRUE(look("disk0").empty());
+  device_->SetCompletion(FakeBlockDevice::Completion::kHeld);
+  const uint64_t unique = kernel_.SendRead(inode_, 4096, 512);
+  for (int i = 0; i < 1000 && server_->in_flight() == 0; ++i) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  const std::vector<InFlightRequest> found = look("disk0");
+  ASSERT_EQ(1U, found.size());
+  EXPECT_EQ("server", found[0].place);
+  EXPECT_EQ("read", found[0].operation);
+  EXPECT_EQ(4096U, found[0].offset);
+  EXPECT_EQ(512U, found[0].length);
+  EXPECT_GE(found[0].age_ns, 0);
+  EXPECT_TRUE(look("disk1").empty());
+  device_->SetCompletion(FakeBlockDevice::Completion::kAtOnce);
+  device_->Finish();
+  EXPECT_TRUE(kernel_.Wait(unique, absl::Seconds(10)).ok());
 }
 
 TEST_P(FuseServerTest, StoresIntoTheControlTree) {

@@ -180,5 +180,21 @@ TEST(AttributeTree, WorksOnTheOwnersThreadOnly) {
   EXPECT_EQ(answers, 2);
 }
 
+TEST_F(AttributeTreeTest, ATextMayComeLater) {
+  std::vector<AttributeTree::ShowDone> asked;
+  AttributeTree::Attribute attribute;
+  attribute.show_later = [&asked](AttributeTree::ShowDone done) {
+    asked.push_back(std::move(done));
+  };
+  ASSERT_TRUE(tree_.AddAttribute("slow", attribute).ok());
+  std::string shown;
+  tree_.Show(tree_.Find("slow")->inode,
+             [&shown](const absl::StatusOr<std::string>& text) { shown = text.value(); });
+  ASSERT_EQ(asked.size(), 1u);
+  EXPECT_EQ(shown, "");
+  asked[0]("x\n");
+  EXPECT_EQ(shown, "x\n");
+}
+
 }  // namespace
 }  // namespace rnbd

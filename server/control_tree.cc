@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/attribute_text.h"
+#include "common/in_flight.h"
 #include "common/logging.h"
 #include "common/rnbd_messages.h"
 #include "common/status.h"
@@ -138,6 +139,9 @@ void ControlTree::AddDevice(uint64_t number, const OpenDeviceFacts& device,
   AddDeviceCommand(absl::StrCat(directory, "/force_close"), commands.force_close);
   AddDeviceCommand(absl::StrCat(directory, "/resize"), commands.resize);
   AddLimit(absl::StrCat(directory, "/limits"), commands.limit);
+  AttributeTree::Attribute in_flight;
+  in_flight.show = [look = device.in_flight] { return InFlightText(look()); };
+  LogIfFailed(tree_->AddAttribute(absl::StrCat(directory, "/inflight"), std::move(in_flight)));
 }
 
 void ControlTree::OnSessionLimit(const std::string& session, std::shared_ptr<RateLimit> limit) {

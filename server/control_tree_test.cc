@@ -81,19 +81,19 @@ class ControlTreeTest : public ::testing::Test {
   // As the device thread would.
   uint64_t Open(const std::string& session, const std::string& path, const ExportName& disk,
                 AccessMode mode = AccessMode::kReadWrite) {
-    const uint64_t number =
-        control_tree_.OnDeviceOpened({session, path, mode, mode == AccessMode::kReadOnly, disk},
-                                     {.force_close =
-                                          [this, path](const DeviceObserver::Done& done) {
-                                            forced_.push_back(path);
-                                            done(force_result_);
-                                          },
-                                      .resize =
-                                          [this, path](const DeviceObserver::Done& done) {
-                                            resized_.push_back(path);
-                                            done(absl::OkStatus());
-                                          },
-                                      .limit = limit_});
+    const uint64_t number = control_tree_.OnDeviceOpened(
+        {session, path, mode, mode == AccessMode::kReadOnly, disk, [this] { return in_flight_; }},
+        {.force_close =
+             [this, path](const DeviceObserver::Done& done) {
+               forced_.push_back(path);
+               done(force_result_);
+             },
+         .resize =
+             [this, path](const DeviceObserver::Done& done) {
+               resized_.push_back(path);
+               done(absl::OkStatus());
+             },
+         .limit = limit_});
     control()->RunAndWait([] {});
     return number;
   }
@@ -111,6 +111,7 @@ class ControlTreeTest : public ::testing::Test {
   std::vector<std::string> forced_;   // control thread
   std::vector<std::string> resized_;  // control thread
   std::shared_ptr<RateLimit> limit_ = std::make_shared<RateLimit>();
+  std::vector<InFlightRequest> in_flight_;
 };
 
 TEST_F(ControlTreeTest, WithoutSessionsTheDirectoriesAreThere) {
@@ -123,8 +124,13 @@ TEST_F(ControlTreeTest, ADeviceHasTheKernelsFiles) {
   Open("blya", "disks/a", {"sda1", "/sys/block/sda"}, AccessMode::kMigration);
   EXPECT_EQ(tree_.Find(absl::StrCat(kSda, "/block_dev"))->target, "/sys/block/sda");
   const std::string session = absl::StrCat(kSda, "/sessions/blya");
-  EXPECT_THAT(NamesIn(session), UnorderedElementsAre("mapping_path", "access_mode", "read_only",
-                                                     "force_close", "resize", "limits"));
+  EXPECT_THAT(NamesIn(session),
+              UnorderedElementsAre("mapping_path", "access_mode", "read_only", "force_close",
+                                   "resize", "limits", "inflight"));
+  EXPECT_EQ(Show(absl::StrCat(session, "/inflight")), "");
+  in_flight_ = {{5'000'000, "disk", "write", 4096, 512}};
+  EXPECT_EQ(Show(absl::StrCat(session, "/inflight")), "5000 disk write 4096 512\n");
+  EXPECT_EQ(tree_.Find(absl::StrCat(session, "/inflight"))->mode, 0444u);
   EXPECT_EQ(Show(absl::StrCat(session, "/mapping_path")), "disks/a\n");
   EXPECT_EQ(Show(absl::StrCat(session, "/access_mode")), "migration\n");
   EXPECT_EQ(Show(absl::StrCat(session, "/read_only")), "0\n");

@@ -5,8 +5,10 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "common/in_flight.h"
 #include "common/rnbd_messages.h"
 #include "server/export_name.h"
 #include "server/rate_limit.h"
@@ -20,6 +22,8 @@ struct OpenDeviceFacts {
   AccessMode mode = AccessMode::kReadOnly;
   bool read_only = false;  // the session cannot write
   ExportName disk;
+  // Any thread, at any time: the device's requests that are at the disk; none once it is closed.
+  std::function<std::vector<InFlightRequest>()> in_flight = nullptr;
 };
 
 // Learns which devices sessions have open; on the device thread.

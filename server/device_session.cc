@@ -420,8 +420,12 @@ void DeviceSession::CloseDrained(uint32_t id, rtrs::ServerRequest* request) {
 uint64_t DeviceSession::TellOpened(uint32_t id, const OpenRequest& open, const OpenedDevice& opened,
                                    const std::shared_ptr<RateLimit>& limit) {
   if (observer_ == nullptr) return 0;
-  const OpenDeviceFacts facts = {name_, open.dev_name, open.access_mode, opened.read_only,
-                                 opened.name};
+  OpenDeviceFacts facts = {name_, open.dev_name, open.access_mode, opened.read_only, opened.name};
+  facts.in_flight = [self = self_, id]() -> std::vector<InFlightRequest> {
+    absl::MutexLock lock(&self->mutex);
+    if (self->session == nullptr) return {};
+    return self->session->watch_.InFlight(id, Ring::coarse_now_ns());
+  };
   const auto command = [this, id](void (DeviceSession::*run)(uint32_t, DeviceObserver::Done)) {
     return [self = self_, thread = device_thread_, id, run](DeviceObserver::Done done) {
       thread->Post([self, id, run, done = std::move(done)] {

@@ -1,8 +1,11 @@
 #include "server/request_watch.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
 
 namespace rnbd::server {
@@ -46,6 +49,21 @@ void RequestWatch::SetName(uint32_t device_id, const std::string& name) {
 std::string RequestWatch::NameOf(uint32_t device_id) {
   absl::MutexLock lock(&mutex_);
   return names_[device_id];
+}
+
+std::vector<InFlightRequest> RequestWatch::InFlight(uint32_t device_id, int64_t now_ns) const {
+  std::vector<InFlightRequest> found;
+  for (const Entry& entry : entries_) {
+    const int64_t since_ns = entry.since_ns.load(std::memory_order_relaxed);
+    if (since_ns == 0 || entry.device_id.load(std::memory_order_relaxed) != device_id) continue;
+    const absl::string_view operation =
+        OperationName(entry.operation.load(std::memory_order_relaxed));
+    found.push_back({std::max<int64_t>(now_ns - since_ns, 0), "disk",
+                     absl::StrReplaceAll(absl::AsciiStrToLower(operation), {{"_", "-"}}),
+                     entry.offset.load(std::memory_order_relaxed),
+                     entry.length.load(std::memory_order_relaxed)});
+  }
+  return found;
 }
 
 std::vector<std::string> RequestWatch::Look(int64_t now_ns, absl::Duration age) {

@@ -11,6 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/in_flight.h"
 #include "server/backend.h"
 
 namespace rnbd::server {
@@ -28,6 +29,9 @@ class RequestWatch {
 
   // Any thread, on the control path.
   void SetName(uint32_t device_id, const std::string& name);
+
+  // Any thread: requests that are at the disk of this device, in no order. `now_ns` as for Begin().
+  std::vector<InFlightRequest> InFlight(uint32_t device_id, int64_t now_ns) const;
 
   // One thread: a line for each device of which a request has waited for `age` or longer, and for
   // each that was among them the last time and is not any more.

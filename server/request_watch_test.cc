@@ -47,5 +47,18 @@ TEST(RequestWatchTest, TellsOfADiskThatDoesNotAnswerUntilItDoes) {
   EXPECT_THAT(watch.Look(90 * kSecond, kAge), IsEmpty());
 }
 
+TEST(RequestWatchTest, ListsWhatIsAtTheDiskOfADevice) {
+  RequestWatch watch(4);
+  const TestRequest write(BlockOperation::kWriteZeroes, 8192, 4096);
+  const TestRequest read(BlockOperation::kRead, 0, 512);
+  watch.Begin(0, 7, write, 1 * kSecond);
+  watch.Begin(1, 8, read, 2 * kSecond);
+  watch.Begin(2, 7, read, 3 * kSecond);
+  watch.End(2);
+  EXPECT_THAT(watch.InFlight(7, 4 * kSecond),
+              ElementsAre(InFlightRequest{3 * kSecond, "disk", "write-zeroes", 8192, 4096}));
+  EXPECT_THAT(watch.InFlight(9, 4 * kSecond), IsEmpty());
+}
+
 }  // namespace
 }  // namespace rnbd::server

@@ -62,7 +62,7 @@ path=$SESSIONS/blya/paths/unix:@unix:${SOCKET//\//!}
 expect_names "$(basename "$disk") $(basename "$other")" "$DISKS"
 expect_names "block_dev sessions" "$disk"
 [[ $(readlink "$disk/block_dev") == "$IMAGES/disk.img" ]] || fail "block_dev leads to $(readlink "$disk/block_dev")"
-expect_names "access_mode force_close limits mapping_path read_only resize" "$disk/sessions/blya"
+expect_names "access_mode force_close inflight limits mapping_path read_only resize" "$disk/sessions/blya"
 expect_text disk.img "$disk/sessions/blya/mapping_path"
 expect_text rw "$disk/sessions/blya/access_mode"
 expect_text 0 "$disk/sessions/blya/read_only"
@@ -71,6 +71,7 @@ expect_text 1 "$other/sessions/blya/read_only"
 expect_text "Write: 1" "$disk/sessions/blya/force_close"
 expect_text "Write: 1" "$disk/sessions/blya/resize"
 expect_text none "$disk/sessions/blya/limits"
+expect_text "" "$disk/sessions/blya/inflight"
 expect_names "drain limits" "$own"
 expect_names "paths" "$SESSIONS/blya"
 expect_names "$(basename "$path")" "$SESSIONS/blya/paths"
@@ -80,7 +81,7 @@ expect_text unix "$path/hca_name"
 expect_text 0 "$path/hca_port"
 expect_text "unix:" "$path/src_addr"
 expect_text "unix:$SOCKET" "$path/dst_addr"
-for file in "$disk"/sessions/blya/{access_mode,mapping_path,read_only} "$path"/{dst_addr,hca_name,hca_port,src_addr}; do expect_mode 444 "$file"; done
+for file in "$disk"/sessions/blya/{access_mode,inflight,mapping_path,read_only} "$path"/{dst_addr,hca_name,hca_port,src_addr}; do expect_mode 444 "$file"; done
 for file in "$disk/sessions/blya/"{force_close,limits,resize} "$own/"{drain,limits} "$path/disconnect" "$path/stats/rdma"; do expect_mode 644 "$file"; done
 case_end
 
