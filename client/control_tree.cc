@@ -198,6 +198,11 @@ void ControlTree::AddDevice(const std::string& name) {
                if (const absl::Status one = ParseOne(text); !one.ok()) return done(one);
                mappings_->Remap(name, std::move(done));
              });
+  AddCommand(absl::StrCat(commands, "fail"), "Write: 1\n",
+             [this, name](const std::string& text, Done done) {
+               if (const absl::Status one = ParseOne(text); !one.ok()) return done(one);
+               mappings_->EndHold(name, std::move(done));
+             });
   AddCommand(absl::StrCat(commands, "resize"), "Write: the size in sectors of 512 bytes\n",
              [this, name](const std::string& text, const Done& done) {
                const absl::StatusOr<uint64_t> sectors = ParseSectors(text);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "client/remote_device.h"
@@ -106,6 +107,31 @@ class HeldIoTest : public ::testing::Test {
     const std::vector<uint8_t> wanted(bytes, fill);
     return std::memcmp(disk_.data() + offset, wanted.data(), bytes) == 0;
   }
+  RequestPlace PlaceOf(const TestBlockRequest& request, size_t worker = 0) {
+    RequestPlace place = RequestPlace::kOverdue;
+    absl::Notification looked;
+    client_->threads().workers()[worker]->Post([&] {
+      place = device_->PlaceOf(worker, request);
+      looked.Notify();
+    });
+    looked.WaitForNotification();
+    return place;
+  }
+  // The errno.
+  int EndHold() {
+    absl::Status ended;
+    absl::Notification done;
+    client_->OnControl([&](MappedSession* session) {
+      session->EndHold("disk0", [&](const absl::Status& status) {
+        ended = status;
+        done.Notify();
+      });
+    });
+    done.WaitForNotification();
+    return StatusToErrno(ended);
+  }
+  // As one that was asked for after everything else.
+  static void MakeYoung(TestBlockRequest* request) { request->started_ns = INT64_MAX; }
   Fault HangWrites(int64_t count = 1) {
     Fault fault;
     fault.kind = Fault::Kind::kHang;
@@ -278,6 +304,111 @@ TEST_F(HeldIoTest, AFiniteHoldEnds) {
   EXPECT_FALSE(again.done());
   server_->Start();
   EXPECT_EQ(again.Wait(), 0);
+}
+
+TEST_F(HeldIoTest, AHoldThatIsEndedFailsWhatWaitsAndNothingLater) {
+  Start();
+  EXPECT_EQ(EndHold(), EALREADY);
+  StopServer();
+  TestBlockRequest requests[5];
+  SubmitWrite(&requests[0], 0, Filled(4096, 'a'));
+  SubmitWrite(&requests[1], 8192, Filled(4096, 'b', 4096), 1);
+  for (size_t i = 2; i < 5; ++i) SubmitWrite(&requests[i], 3 * i, memory(7), i % 2);
+  TestBlockRequest later;
+  MakeYoung(&later);
+  SubmitWrite(&later, 16384, Filled(4096, 'c', 8192));
+  ASSERT_TRUE(Eventually([&] { return device_->held() == 6; }));
+  EXPECT_EQ(EndHold(), 0);
+  for (TestBlockRequest& request : requests) {
+    EXPECT_TRUE(request.done());
+    EXPECT_EQ(request.Wait(), EIO);
+  }
+  EXPECT_FALSE(later.done());
+  EXPECT_EQ(device_->held(), 1u);
+  server_->Start();
+  EXPECT_EQ(later.Wait(), 0);
+  EXPECT_TRUE(DiskIs(16384, 4096, 'c'));
+  EXPECT_TRUE(DiskIs(0, 4096, 0)) << "what has failed was sent";
+  // The next loss is another hold.
+  StopServer();
+  TestBlockRequest again;
+  SubmitWrite(&again, 0, Filled(4096, 'd'));
+  absl::SleepFor(kMoment);
+  EXPECT_FALSE(again.done());
+  server_->Start();
+  EXPECT_EQ(again.Wait(), 0);
+}
+
+// Parts of blocks that were at work when the server went wait for each other at the gate; the end
+// of the hold gets through to each.
+TEST_F(HeldIoTest, AHoldThatIsEndedOpensTheGate) {
+  Start();
+  disk_.faults().Add(HangWrites());
+  TestBlockRequest parts[3];
+  for (size_t i = 0; i < 3; ++i) SubmitWrite(&parts[i], 10 * i, Filled(7, 'p', 512 * i), i % 2);
+  ASSERT_TRUE(disk_.faults().AwaitHung(1, kPatience));
+  TestBlockRequest whole;
+  SubmitWrite(&whole, 4096, Filled(4096, 'w', 4096));
+  StopServer();
+  ASSERT_TRUE(Eventually([&] { return device_->held() > 0; }));
+  EXPECT_EQ(EndHold(), 0);
+  for (TestBlockRequest& part : parts) EXPECT_EQ(part.Wait(), EIO);
+  EXPECT_EQ(whole.Wait(), EIO);
+  server_->Start();
+  ASSERT_TRUE(client_->WaitReopened("disk0", 1));
+  EXPECT_EQ(client_->Write(device_, 3, Filled(7, 'q')), 0);
+  EXPECT_EQ(client_->Write(device_, 4096, Filled(4096, 'q')), 0);
+  EXPECT_TRUE(DiskIs(4096, 4096, 'q'));
+}
+
+TEST_F(HeldIoTest, AHoldThatIsEndedBeginsAnew) {
+  config_.devices[0].io_hold = absl::Milliseconds(600);
+  Start();
+  StopServer();
+  absl::SleepFor(absl::Milliseconds(300));
+  const absl::Time begin = absl::Now();
+  EXPECT_EQ(EndHold(), 0);
+  TestBlockRequest later;
+  MakeYoung(&later);
+  SubmitWrite(&later, 0, Filled(4096, 'a'));
+  EXPECT_EQ(later.Wait(), EIO);
+  EXPECT_GE(absl::Now() - begin, absl::Milliseconds(600));
+}
+
+// ---- Where requests are -------------------------------------------------------------------------
+
+TEST_F(HeldIoTest, TellsWhereEachRequestIs) {
+  Start();
+  disk_.faults().Add(HangWrites(1000));
+  // All of the server's chunks but the one that is kept for the session's own messages.
+  TestBlockRequest writes[16];
+  for (size_t i = 0; i < 16; ++i) SubmitWrite(&writes[i], 4096 * i, Filled(4096, 'w', 4096 * i));
+  ASSERT_TRUE(disk_.faults().AwaitHung(15, kPatience));
+  for (size_t i = 0; i < 15; ++i) EXPECT_EQ(PlaceOf(writes[i]), RequestPlace::kServer) << i;
+  EXPECT_EQ(PlaceOf(writes[15]), RequestPlace::kPermit);
+  TestBlockRequest part;
+  SubmitWrite(&part, 3, memory(7, 65536), 1);
+  EXPECT_EQ(PlaceOf(part, 1), RequestPlace::kBlock);
+  StopServer();
+  ASSERT_TRUE(Eventually([&] { return device_->held() == 17; }));
+  EXPECT_EQ(PlaceOf(writes[0]), RequestPlace::kHeld);
+  EXPECT_EQ(PlaceOf(writes[15]), RequestPlace::kHeld);
+  EXPECT_EQ(PlaceOf(part, 1), RequestPlace::kHeld);
+  disk_.faults().Clear();
+  server_->Start();
+  for (TestBlockRequest& write : writes) EXPECT_EQ(write.Wait(), 0);
+  EXPECT_EQ(part.Wait(), 0);
+}
+
+TEST_F(HeldIoTest, APartOfABlockIsWhereItsStepIs) {
+  Start();
+  disk_.faults().Add(HangWrites());
+  TestBlockRequest part;
+  SubmitWrite(&part, 3, Filled(7, 'p'));
+  ASSERT_TRUE(disk_.faults().AwaitHung(1, kPatience));
+  EXPECT_EQ(PlaceOf(part), RequestPlace::kServer);
+  disk_.faults().ReleaseHung();
+  EXPECT_EQ(part.Wait(), 0);
 }
 
 TEST_F(HeldIoTest, AHoldOfNothingFailsAtOnceButNotForOneOfTwoPaths) {

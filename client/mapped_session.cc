@@ -459,6 +459,22 @@ void MappedSession::RemoveDevice(const std::string& device_name, Done done) {
   if (!admin_->busy()) RemoveNext();
 }
 
+void MappedSession::EndHold(const std::string& device_name, Done done) {
+  Device* const device = FindDevice(device_name);
+  if (device == nullptr || closing_) {
+    return Tell(&done, rnbd::ErrnoToStatus(ENODEV, "end the hold of a device that is unmapped"));
+  }
+  if (device->remote->is_open()) {
+    return Tell(&done, rnbd::ErrnoToStatus(EALREADY, "end the hold of a device that is open"));
+  }
+  spdlog::warn("session {}: device {}: the hold is ended by hand: {} requests fail", name(),
+               device->config.name, device->remote->held());
+  if (device->hold_timer->armed()) BeginHolding(device);
+  device->remote->EndHold();
+  rtrs::AfterRound(environment_.control, environment_.workers,
+                   [done = std::move(done)] { done(absl::OkStatus()); });
+}
+
 void MappedSession::FailRequests(const std::string& device_name) {
   Device* const device = FindDevice(device_name);
   if (device != nullptr) device->remote->AllowHolding(false);

@@ -107,6 +107,11 @@ class MappedSession final : private rtrs::ClientSessionHandler {
   // it durable, closes it at the server, and destroys it before `done` runs. A failure tells that
   // the last writes may not be durable; the device is gone all the same. ENODEV where it is.
   void RemoveDevice(const std::string& device_name, Done done);
+  // Ends a hold before its `io_hold`: requests of the device that wait for it to be open fail with
+  // EIO, as they would then; later ones are held, for all of `io_hold` again. `done` comes when
+  // those that were held have failed. EALREADY where the device is open, ENODEV where it is
+  // unmapped.
+  void EndHold(const std::string& device_name, Done done);
   // Requests of this device do not wait for the session any more: they fail.
   void FailRequests(const std::string& device_name);
 

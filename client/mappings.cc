@@ -289,6 +289,14 @@ void Mappings::Remap(const std::string& name, Done done) {
   session->Remap(name, std::move(done));
 }
 
+void Mappings::EndHold(const std::string& name, Done done) {
+  MappedSession* const session = SessionOf(name);
+  if (session == nullptr || unmapping_.contains(name)) {
+    return done(ErrnoToStatus(ENODEV, absl::StrCat("end the hold of device ", name)));
+  }
+  session->EndHold(name, std::move(done));
+}
+
 absl::Status Mappings::Resize(const std::string& name, uint64_t sectors) {
   MappedSession* const session = SessionOf(name);
   if (session == nullptr || unmapping_.contains(name) ||

@@ -81,6 +81,8 @@ class Mappings {
   void Unmap(const std::string& name, bool force, Done done);
   // Opens a device that is not open at once: see MappedSession::Remap().
   void Remap(const std::string& name, Done done);
+  // Ends the wait of the device's requests: see MappedSession::EndHold().
+  void EndHold(const std::string& name, Done done);
   // The device's requests that are not answered; `done` comes on the control thread.
   void LookInFlight(const std::string& name, InFlightDone done) {
     host_->LookInFlight(name, std::move(done));

@@ -16,6 +16,8 @@ uint32_t WholeBlocks(uint32_t sectors, uint32_t block) {
   return static_cast<uint32_t>(bytes - bytes % block);
 }
 
+constexpr int64_t kNever = INT64_MIN;
+
 bool IsModifying(BlockOperation operation) {
   return operation != BlockOperation::kRead && operation != BlockOperation::kFlush;
 }
@@ -38,7 +40,8 @@ RemoteDevice::RemoteDevice(rtrs::ClientSession* session, std::vector<Ring*> work
           }),
       share_(workers_.size()),
       held_(workers_.size()),
-      counters_(workers_.size()) {}
+      counters_(workers_.size()),
+      hold_ended_ns_(workers_.size(), kNever) {}
 
 absl::Status RemoteDevice::Open(const OpenedDevice& opened, bool cache_survived) {
   const DeviceGeometry& geometry = opened.geometry;
@@ -330,12 +333,16 @@ RequestPlace RemoteDevice::PlaceOf(size_t worker, const BlockRequest& request) c
 }
 
 void RemoteDevice::HoldOrFail(size_t worker, BlockRequest* request, bool exclusive) {
-  if (is_open() || may_hold_.load(std::memory_order_acquire)) {
+  if (is_open() || MayHold(worker, *request)) {
     request->place = RequestPlace::kHeld;
     held_.Hold(worker, request, exclusive);
   } else {
     FailHeld(request, exclusive);
   }
+}
+
+bool RemoteDevice::MayHold(size_t worker, const BlockRequest& request) const {
+  return may_hold_.load(std::memory_order_acquire) && request.started_ns > hold_ended_ns_[worker];
 }
 
 void RemoteDevice::FailHeld(BlockRequest* request, bool exclusive) {
@@ -351,10 +358,22 @@ void RemoteDevice::AllowHolding(bool allow) {
   }
 }
 
+void RemoteDevice::EndHold() {
+  for (size_t worker = 0; worker < workers_.size(); ++worker) {
+    workers_[worker]->Post([this, worker] {
+      if (is_open()) return;
+      hold_ended_ns_[worker] = workers_[worker]->now_ns();
+      FailHeldOn(worker);
+    });
+  }
+}
+
+// Those that may not wait any more; the others keep their order.
 void RemoteDevice::FailHeldOn(size_t worker) {
-  if (is_open() || may_hold_.load(std::memory_order_acquire)) return;
-  held_.TakeAll(worker,
-                [this](BlockRequest* request, bool exclusive) { FailHeld(request, exclusive); });
+  if (is_open()) return;
+  held_.TakeAll(worker, [this, worker](BlockRequest* request, bool exclusive) {
+    HoldOrFail(worker, request, exclusive);
+  });
 }
 
 void RemoteDevice::Resume() {
@@ -364,6 +383,7 @@ void RemoteDevice::Resume() {
 }
 
 void RemoteDevice::ResumeOn(size_t worker) {
+  if (is_open()) hold_ended_ns_[worker] = kNever;
   if (!is_open() || !session_->fenced()) return;
   held_.TakeAll(worker, [this, worker](BlockRequest* request, bool exclusive) {
     if (exclusive) {

@@ -98,6 +98,10 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   // Control thread: whether requests are held while the device is not open, or fail with EIO. True
   // at first. Requests that were lost with one of several paths are held in any case.
   void AllowHolding(bool allow);
+  // Control thread: while the device is not open, requests that were asked for by now do not wait
+  // for that any more: they fail with EIO, whatever AllowHolding() says, as they would after
+  // AllowHolding(false). Later ones are not touched.
+  void EndHold();
   // Control thread: sends what is held, if the device is open and the session fenced. To be called
   // when the device has been opened and by ClientSessionHandler::OnResendable().
   void Resume();
@@ -184,6 +188,7 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   void FailHeld(BlockRequest* request, bool exclusive);
   void ResumeOn(size_t worker);
   void FailHeldOn(size_t worker);
+  bool MayHold(size_t worker, const BlockRequest& request) const;
 
   void SubmitStep(size_t worker, BlockRequest* step) override;
   void OnUnalignedDone(size_t worker, BlockRequest* request, int error) override;
@@ -206,6 +211,9 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   HeldRequests held_;
   std::vector<Counters> counters_;
   std::atomic<bool> may_hold_{true};
+  // Of each worker, and for its thread: requests from up to then do not wait for the device. As
+  // BlockRequest::started_ns.
+  std::vector<int64_t> hold_ended_ns_;
 
   std::atomic<int64_t> id_{kClosed};
   std::atomic<uint64_t> size_{0};

@@ -44,7 +44,7 @@ expect_names "block class" "$SYS"
 expect_names "devices keeper_pid map_device" "$CTL"
 expect_text "${daemon[client]}" "$CTL/keeper_pid"
 expect_names "queue rnbd size stat" "$SYS/block/disk0"
-expect_names "access_mode inflight loop mapping_path nr_poll_queues remap_device resize session state unmap_device" "$SYS/block/disk0/rnbd"
+expect_names "access_mode fail inflight loop mapping_path nr_poll_queues remap_device resize session state unmap_device" "$SYS/block/disk0/rnbd"
 expect_names "blya" "$SESSIONS"
 expect_names "add_path max_reconnect_attempts mpath_policy paths" "$SESSIONS/blya"
 path=$SESSIONS/blya/paths/unix:@unix:${SOCKET//\//!}
@@ -60,17 +60,18 @@ expect_text blya "$device/rnbd/session"
 expect_text disk.img "$device/rnbd/mapping_path"
 expect_text rw "$device/rnbd/access_mode"
 expect_text 0 "$device/rnbd/nr_poll_queues"
+expect_text "" "$device/rnbd/inflight"
 expect_text "min-inflight (MI: 1)" "$SESSIONS/blya/mpath_policy"
 expect_text -1 "$SESSIONS/blya/max_reconnect_attempts"
 expect_text connected "$path/state"
 expect_text unix "$path/hca_name"
 expect_text "unix:$SOCKET" "$path/dst_addr"
 expect_mode 644 "$CTL/map_device"
-for file in unmap_device remap_device resize; do expect_mode 644 "$device/rnbd/$file"; done
-for file in state session mapping_path access_mode nr_poll_queues; do expect_mode 444 "$device/rnbd/$file"; done
+for file in unmap_device remap_device resize fail; do expect_mode 644 "$device/rnbd/$file"; done
+for file in state session mapping_path access_mode nr_poll_queues inflight; do expect_mode 444 "$device/rnbd/$file"; done
 for file in reconnect disconnect remove_path stats/rdma stats/reset_all; do expect_mode 644 "$path/$file"; done
 for file in state src_addr dst_addr cur_latency; do expect_mode 444 "$path/$file"; done
-for file in "$CTL/map_device" "$device"/rnbd/*_device "$path/reconnect" "$path/stats/reset_all" "$SESSIONS/blya/add_path"; do
+for file in "$CTL/map_device" "$device"/rnbd/*_device "$device/rnbd/fail" "$path/reconnect" "$path/stats/reset_all" "$SESSIONS/blya/add_path"; do
   grep -q "^Write: " "$file" || fail "$file does not say what to write"
 done
 [[ $(<"$path/cur_latency") =~ ^[0-9]+\ ns$ ]] || fail "cur_latency: $(<"$path/cur_latency")"
@@ -82,6 +83,7 @@ case_start "what cannot be written"
 expect_store EACCES "$device/rnbd/state" "open"
 for text in "" 0 2 yes; do
   expect_store EINVAL "$device/rnbd/remap_device" "$text "
+  expect_store EINVAL "$device/rnbd/fail" "$text "
   expect_store EINVAL "$path/reconnect" "$text "
   expect_store EINVAL "$path/disconnect" "$text "
   expect_store EINVAL "$path/remove_path" "$text "
@@ -89,6 +91,7 @@ for text in "" 0 2 yes; do
 done
 expect_store EINVAL "$path/stats/reset_all" 0
 expect_store EALREADY "$device/rnbd/remap_device" 1
+expect_store EALREADY "$device/rnbd/fail" 1
 expect_store EINVAL "$device/rnbd/unmap_device" now
 expect_store EINVAL "$device/rnbd/resize" big
 expect_store EINVAL "$SESSIONS/blya/mpath_policy" fastest
@@ -186,7 +189,15 @@ expect_store ok "$path/disconnect" 1
 expect_text closed "$device/rnbd/state"
 expect_store ECONNABORTED "$device/rnbd/remap_device" 1
 expect_store ECONNABORTED "$CTL/map_device" "sessname=blya device_path=other.img"
-dd if="$MNT/disk0" of=/dev/null bs=4k count=1 iflag=direct status=none &
+read_block() { dd if="$MNT/disk0" of=/dev/null bs=4k count=1 skip=3 iflag=direct status=none 2>"$TEST_DIR/read.log"; }
+read_block &
+reader=$!
+wait_until 10 grep -qE '^[0-9]+ held read 12288 4096$' "$device/rnbd/inflight"
+expect_store ok "$device/rnbd/fail" 1
+! wait "$reader" || fail "a read that was to fail did not"
+grep -q "Input/output error" "$TEST_DIR/read.log" || fail "it failed with $(<"$TEST_DIR/read.log")"
+expect_text "" "$device/rnbd/inflight"
+read_block &
 reader=$!
 sleep 0.3
 kill -0 "$reader" || fail "a read did not wait"
