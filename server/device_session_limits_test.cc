@@ -155,7 +155,9 @@ TEST_F(DeviceSessionLimitsTest, CloseWaitsForThoseThatWait) {
   std::vector<std::unique_ptr<UserRequest>> writes;
   for (size_t i = 0; i < 5; ++i) writes.push_back(BeginWrite(id_, i));
   EXPECT_EQ(writes[0]->Wait(), 0);
-  EXPECT_EQ(client_->CloseDevice(id_), 0);
+  // Over the connection of the writes: it comes behind them.
+  const CloseMessage close = MakeClose(id_);
+  EXPECT_EQ(client_->Begin(0, Direction::kWrite, MessageBytes(close))->Wait(), 0);
   EXPECT_EQ(disk_.TakeSeen().size(), 5U);
   for (const auto& write : writes) EXPECT_EQ(write->Wait(), 0);
   EXPECT_EQ(disk_.opens(), 0);

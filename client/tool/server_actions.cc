@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "client/tool/control_files.h"
 #include "client/tool/names.h"
 #include "client/tool/server_files.h"
@@ -172,13 +173,15 @@ class ServerRunner {
     return said_;
   }
 
-  // One that nobody has open is not in the tree: its name is taken as it stands there, or as a
-  // path.
+  // One that nobody has open is not in the tree: then it is named by its path.
   absl::StatusOr<std::string> DrainDisk() {
     std::set<std::string> names;
     for (const ExportFacts* device : Called(All(facts_.devices))) names.insert(device->name);
-    if (names.empty()) names = {absl::StrReplaceAll(name(), {{"/", "!"}})};
     const bool drain = request_.verb == Verb::kDrain;
+    if (names.empty() && drain && name()[0] != '/') return Nothing();
+    if (names.empty()) {
+      names = {absl::StrReplaceAll(absl::StripPrefix(name(), "/dev/"), {{"/", "!"}})};
+    }
     for (const std::string& each : names) {
       RETURN_IF_ERROR(Write(
           absl::StrCat("class/rnbd-server/ctl/", drain ? "drain_disk" : "undrain_disk"), each));

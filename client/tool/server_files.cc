@@ -84,10 +84,11 @@ void ReadDisk(Reader* reader, const std::string& name, ServerFacts* all) {
     };
     if (!reader->Read(file("mapping_path"), &facts.path) ||
         !reader->Read(file("access_mode"), &facts.access_mode) ||
-        !reader->Read(file("read_only"), &read_only) ||
-        !reader->Read(file("limits"), &facts.limits)) {
+        !reader->Read(file("read_only"), &read_only)) {
       continue;
     }
+    facts.limits.clear();
+    reader->Read(file("limits"), &facts.limits);  // which an older server does not have
     facts.read_only = read_only == "1";
     all->devices.push_back(facts);
   }

@@ -177,6 +177,9 @@ sleep 0.3
 expect_server 0 drain blya verbose
 expect_output "class/rnbd-server/ctl/sessions/host@blya/drain: 1"
 expect_server 3 drain nobody
+has_disk() { "$RNBD" server show disk.img --socket "$ADMIN" >/dev/null 2>&1; }
+wait_until 10 has_disk
+expect_server 3 device drain nothing
 expect_server 0 device drain disk.img verbose
 expect_output "class/rnbd-server/ctl/drain_disk: $disk"
 expect_server 3 show disk.img
