@@ -19,6 +19,7 @@
 #include "absl/strings/strip.h"
 #include "client/loop_device.h"
 #include "client/tool/control_files.h"
+#include "client/tool/in_flight.h"
 #include "client/tool/names.h"
 #include "client/tool/server_actions.h"
 #include "client/tool/table.h"
@@ -42,6 +43,8 @@ absl::string_view Advice(int error) {
              "whom its configuration admits)";
     case EBUSY:
       return " (in use: unmap has \"force\")";
+    case EALREADY:
+      return " (it is open, or somebody does the same already)";
     case ENXIO:
       return " (there is no such session: say the server's address)";
     case EEXIST:
@@ -70,8 +73,11 @@ class Runner {
         return AttachByHand();
       case Verb::kAdd:
         return AddPath();
+      case Verb::kInflight:
+        return InFlight();
       case Verb::kUnmap:
       case Verb::kRemap:
+      case Verb::kFail:
       case Verb::kRecover:
       case Verb::kReconnect:
       case Verb::kDisconnect:
@@ -172,6 +178,12 @@ class Runner {
       if (!paths.empty()) return Rendered(PathTable(paths), Target::kPath);
     }
     return Nothing();
+  }
+
+  absl::StatusOr<std::string> InFlight() const {
+    const auto devices = request_.names.empty() ? Devices() : Called(Devices());
+    if (devices.empty() && !request_.names.empty()) return Nothing();
+    return ShowInFlight(request_, devices);
   }
 
   // Writes, and says so where that is wanted.
@@ -343,6 +355,9 @@ class Runner {
           break;
         case Verb::kRemap:
           RETURN_IF_ERROR(Remap(*device));
+          break;
+        case Verb::kFail:
+          RETURN_IF_ERROR(Write(absl::StrCat(device->directory, "/rnbd/fail"), "1"));
           break;
         case Verb::kRecover:
           if (device->state != "open") RETURN_IF_ERROR(Remap(*device));

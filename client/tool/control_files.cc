@@ -141,6 +141,19 @@ MountFacts ReadMount(const std::string& point) {
   return mount;
 }
 
+absl::StatusOr<std::string> ReadControl(const std::string& file) {
+  const UniqueFd fd(open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return rnbd::ErrnoToStatus(errno, absl::StrCat("open ", file));
+  std::string text;
+  std::string buffer(64 << 10, '\0');
+  for (;;) {
+    const ssize_t count = read(fd.get(), buffer.data(), buffer.size());
+    if (count < 0) return rnbd::ErrnoToStatus(errno, absl::StrCat("read ", file));
+    if (count == 0) return text;
+    text.append(buffer, 0, static_cast<size_t>(count));
+  }
+}
+
 absl::Status WriteControl(const std::string& file, absl::string_view text) {
   const UniqueFd fd(open(file.c_str(), O_WRONLY | O_CLOEXEC));
   if (!fd.valid()) return rnbd::ErrnoToStatus(errno, absl::StrCat("open ", file));

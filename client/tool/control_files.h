@@ -67,6 +67,9 @@ absl::StatusOr<std::vector<std::string>> FindMounts();
 // What was there at about this moment; what goes away meanwhile is left out.
 MountFacts ReadMount(const std::string& point);
 
+// All of a control file. Failures have its errno.
+absl::StatusOr<std::string> ReadControl(const std::string& file);
+
 // One write to a control file. Failures have the errno of the file, and say what it means there.
 absl::Status WriteControl(const std::string& file, absl::string_view text);
 

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "client/tool/actions.h"
 #include "client/tool/completion.h"
+#include "client/tool/in_flight.h"
 #include "client/tool/server_views.h"
 #include "client/tool/views.h"
 #include "client/tool/words.h"
@@ -40,6 +41,7 @@ int Print(const std::string& text) {
 }
 
 std::string AllFields(const Request& request) {
+  if (request.verb == Verb::kInflight) return InFlightFieldsText();
   return request.server ? ServerFieldsText(request.target) : FieldsText(request.target);
 }
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "client/tool/control_files.h"
+#include "client/tool/in_flight.h"
 #include "client/tool/names.h"
 #include "client/tool/server_files.h"
 #include "client/tool/server_views.h"
@@ -31,6 +32,8 @@ class ServerRunner {
         return List();
       case Verb::kShow:
         return Show();
+      case Verb::kInflight:
+        return InFlight();
       case Verb::kClose:
         return Close();
       case Verb::kResize:
@@ -112,6 +115,12 @@ class ServerRunner {
       if (!paths.empty()) return Rendered(ServerPathTable(paths), Target::kPath);
     }
     return Nothing();
+  }
+
+  absl::StatusOr<std::string> InFlight() const {
+    const auto devices = request_.names.empty() ? All(facts_.devices) : Called(All(facts_.devices));
+    if (devices.empty() && !request_.names.empty()) return Nothing();
+    return ShowInFlight(request_, client_, devices);
   }
 
   // Writes, and says so where that is wanted.

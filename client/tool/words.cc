@@ -55,6 +55,8 @@ const std::vector<Word<Verb>>& Verbs() {
                                                 {Verb::kRecover, {"recover"}},
                                                 {Verb::kReload, {"reload"}},
                                                 {Verb::kLosetup, {"losetup"}},
+                                                {Verb::kInflight, {"inflight"}},
+                                                {Verb::kFail, {"fail"}},
                                                 {Verb::kHelp, {"help", "--help", "-h"}}};
   return words;
 }
@@ -96,6 +98,8 @@ constexpr char kShowDevice[] = "DEVICE [FIELDS] [csv|json|xml] [B|K|M|G|T|P|E]";
 constexpr char kShowSession[] = "SESSION [FIELDS] [csv|json|xml] [B|K|M|G|T|P|E]";
 constexpr char kShowPath[] = "[SESSION] PATH [FIELDS] [csv|json|xml] [B|K|M|G|T|P|E]";
 
+constexpr char kInflight[] = "[DEVICE] [FIELDS] [csv|json|xml] [noheaders]";
+
 constexpr Command kCommands[] = {
     {false, Target::kDevice, Verb::kList, kListOptions, "the devices that are mapped"},
     {false, Target::kDevice, Verb::kShow, kShowDevice, "one of them"},
@@ -110,6 +114,9 @@ constexpr Command kCommands[] = {
      "opens a device again; force: unmaps and maps it"},
     {false, Target::kDevice, Verb::kLosetup, "DEVICE [verbose]",
      "attaches a loop device to a device, and prints it"},
+    {false, Target::kDevice, Verb::kInflight, kInflight, "the requests that are not answered yet"},
+    {false, Target::kDevice, Verb::kFail, "DEVICE [verbose]",
+     "fails the requests that wait for the device's server"},
     {false, Target::kDevice, Verb::kRecover, "DEVICE|all [verbose]", "opens what is not open"},
     {false, Target::kSession, Verb::kList, kListOptions, "the sessions"},
     {false, Target::kSession, Verb::kShow, kShowSession, "one of them, with its paths"},
@@ -131,6 +138,7 @@ constexpr Command kCommands[] = {
      "takes a path away and adds it again"},
     {true, Target::kDevice, Verb::kList, kListOptions, "the devices that are exported"},
     {true, Target::kDevice, Verb::kShow, kShowDevice, "one of them"},
+    {true, Target::kDevice, Verb::kInflight, kInflight, "the requests that are at the disks"},
     {true, Target::kDevice, Verb::kClose, "DEVICE [from] [SESSION] [force] [verbose]",
      "takes a device away from a session, which gets errors from then on"},
     {true, Target::kDevice, Verb::kResize, "DEVICE [from] [SESSION] [verbose]",
@@ -181,6 +189,8 @@ Target ImpliedTarget(Verb verb) {
     case Verb::kUnmap:
     case Verb::kClose:
     case Verb::kLosetup:
+    case Verb::kInflight:
+    case Verb::kFail:
       return Target::kDevice;
     case Verb::kAdd:
     case Verb::kDelete:
@@ -258,7 +268,10 @@ class Parser {
     return UnknownWord(word, known);
   }
 
-  bool Shows() const { return request_.verb == Verb::kList || request_.verb == Verb::kShow; }
+  bool Shows() const {
+    return request_.verb == Verb::kList || request_.verb == Verb::kShow ||
+           request_.verb == Verb::kInflight;
+  }
   bool Changes() const { return !Shows(); }
 
   absl::Status Take(const std::string& word) {
@@ -387,6 +400,8 @@ class Parser {
       case Verb::kDrain:
       case Verb::kUndrain:
         return CheckDrained();
+      case Verb::kInflight:
+        return given <= 1 ? absl::OkStatus() : missing("one device at the most");
       case Verb::kReload:
         return given == 0 ? absl::OkStatus() : missing("nothing more");
       case Verb::kMap:

@@ -33,6 +33,8 @@ enum class Verb : uint8_t {
   kRecover,
   kReload,
   kLosetup,
+  kInflight,
+  kFail,
   kHelp,
 };
 

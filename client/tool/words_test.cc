@@ -49,6 +49,23 @@ TEST(Words, WordsMayBeLeftOut) {
   EXPECT_EQ(Parsed("").verb, Verb::kHelp);
 }
 
+TEST(Words, InflightAndFail) {
+  Request request = Parsed("inflight");
+  EXPECT_EQ(request.verb, Verb::kInflight);
+  EXPECT_EQ(request.target, Target::kDevice);
+  EXPECT_THAT(request.names, IsEmpty());
+  request = Parsed("inflight disk0 age_us,place json");
+  EXPECT_THAT(request.names, ElementsAre("disk0"));
+  EXPECT_EQ(request.fields, "age_us,place");
+  EXPECT_EQ(request.style.format, Format::kJson);
+  EXPECT_EQ(Parsed("inflight age,place").fields, "age,place");
+  EXPECT_TRUE(Parsed("server inflight disk0").server);
+  EXPECT_EQ(Parsed("fail disk0").target, Target::kDevice);
+  EXPECT_THAT(Refusal("fail"), HasSubstr("needs a name"));
+  EXPECT_THAT(Refusal("server fail disk0"), HasSubstr("cannot fail"));
+  EXPECT_THAT(Refusal("session inflight"), HasSubstr("cannot inflight"));
+}
+
 TEST(Words, Map) {
   const Request request =
       Parsed("map a/b from srv tcp:10.0.0.1 10.0.0.2@10.0.0.3 ro as disk on /mnt verbose");
@@ -181,8 +198,8 @@ TEST(Words, WhatMayFollow) {
   EXPECT_THAT(Behind("client"), Contains("session"));
   EXPECT_THAT(Behind("client"), Not(Contains("server")));
   EXPECT_THAT(Behind("client"), Not(Contains("close")));
-  EXPECT_THAT(Behind("server device"),
-              ElementsAre("list", "show", "resize", "limit", "drain", "undrain", "close", "help"));
+  EXPECT_THAT(Behind("server device"), ElementsAre("list", "show", "resize", "limit", "drain",
+                                                   "undrain", "close", "inflight", "help"));
   EXPECT_THAT(Behind("map"), IsSupersetOf({"DEVICE", "from", "ro", "loop", "on", "verbose"}));
   EXPECT_THAT(Behind("map x from"), ElementsAre("SERVER"));
   EXPECT_THAT(Behind("map x from y on"), ElementsAre("MOUNT"));

@@ -16,12 +16,16 @@ readonly TIMEOUT_MS=2000
 readonly LATEST_MS=$((TIMEOUT_MS * 5 / 4 + 1500))
 readonly SOON_MS=1000
 
+RNBD=${bin}client/rnbd
+ADMIN=$_sockets/run/admin.sock
+
 make_images 16M wedged.img good.img
 serve_images
 map_images inner "$TEST_DIR/inner" wedged.img
 start_server outer <<YAML
 listen: [{unix: $SOCKET.outer}]
 stuck_after: 1s
+admin_socket: $ADMIN
 sessions: [{name: "*", dev_search_path: $TEST_DIR}]
 YAML
 mount=$TEST_DIR/mnt
@@ -107,6 +111,13 @@ case_end
 case_start "both sides say what hangs"
 wait_until 10 grep -q "device wedged: no answer to write, 4096 bytes at 8192, within io_timeout" "$TEST_DIR/client.log"
 wait_until 10 grep -q "device inner/wedged.img: the disk does not answer" "$TEST_DIR/outer.log"
+case_end
+
+case_start "so does rnbd inflight"
+found=$(RNBD_MOUNTS=$mount "$RNBD" inflight wedged place,operation,offset,length csv noheaders)
+[[ $found == "overdue,write,8192,4096" ]] || fail "the client has '$found'"
+found=$("$RNBD" server inflight inner/wedged.img place,operation,offset,length csv noheaders --socket "$ADMIN")
+[[ $found == "disk,write,8192,4096" ]] || fail "the server has '$found'"
 case_end
 
 case_start "it heals when the disk answers"

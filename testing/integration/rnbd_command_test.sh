@@ -127,6 +127,40 @@ expect 0 path list dst_addr noheaders
 expect_output "unix:$SOCKET"
 case_end
 
+case_start "inflight and fail"
+expect 0 inflight
+expect_output ""
+expect 0 path disconnect "unix:$SOCKET"
+dd if="$MNT/disk0" of=/dev/null bs=4k count=1 skip=2 iflag=direct status=none 2>/dev/null &
+reader=$!
+_waits() { [[ $("$RNBD" inflight disk0 place,operation,offset,length csv noheaders) == "held,read,8192,4096" ]]; }
+wait_until 10 _waits
+expect 0 inflight devname,sessname,place json
+python3 -c 'import json, sys; assert json.loads(sys.argv[1]) == {"requests": [{"devname": "disk0", "sessname": "blya", "place": "held"}]}, sys.argv' "$output"
+expect 0 inflight disk0 age_us csv noheaders
+((output > 0)) || fail "its age is $output"
+expect 0 inflight disk0 place xml
+expect_output $'<requests>\n  <request>\n    <place>held</place>\n  </request>\n</requests>'
+expect 0 inflight disk0
+pattern='^Device +Session +Age +Place +Operation +Offset +Length
+disk0 +blya +[0-9.]+m?s +held +read +8192 +4096$'
+[[ $output =~ $pattern ]] || fail "printed '$output'"
+expect 3 inflight nothing
+expect 2 inflight disk0 plac
+says 'did you mean "place"?'
+expect 0 fail disk0 verbose
+expect_output "$MNT/sys/block/disk0/rnbd/fail: 1"
+! wait "$reader" || fail "a read did not fail"
+expect 0 inflight
+expect_output ""
+expect 0 session recover blya
+wait_until 10 grep -q open "$MNT/sys/block/disk0/rnbd/state"
+expect 1 fail disk0
+says "it is open"
+expect 3 fail nothing
+dd if="$MNT/disk0" of=/dev/null bs=4k count=1 iflag=direct status=none
+case_end
+
 case_start "several mounts"
 start_client another "$TEST_DIR/mnt2" --no-state <<YAML
 sessions: []

@@ -108,6 +108,9 @@ expect_server 0 session show blya rx_bytes M noheaders notree
 expect_output 3
 expect_server 0 show mem sessname xml
 expect_output $'<sessions>\n  <session>\n    <sessname>mem</sessname>\n  </session>\n</sessions>'
+expect_server 0 inflight disk.img
+expect_output ""
+expect_server 3 inflight nothing
 RNBD_ADMIN_SOCKET=$ADMIN expect 0 srv ls sessname noheaders
 expect_output $'host@blya\nhost@blya\nmem'
 expect_server 2 list nosuch
