@@ -91,6 +91,7 @@ class Runner {
       case Verb::kUnfence:
       case Verb::kClose:
       case Verb::kReload:
+      case Verb::kTop:
       case Verb::kHelp:
         break;
     }

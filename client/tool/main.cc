@@ -10,6 +10,7 @@
 #include "client/tool/completion.h"
 #include "client/tool/in_flight.h"
 #include "client/tool/server_views.h"
+#include "client/tool/top.h"
 #include "client/tool/views.h"
 #include "client/tool/words.h"
 #include "common/status.h"
@@ -57,6 +58,10 @@ int Main(const std::vector<std::string>& words) {
   if (request->verb == Verb::kHelp) return Print(HelpText(*request));
   if (request->help) {
     return Print(HelpText(*request) + (request->all_help ? AllFields(*request) : ""));
+  }
+  if (request->verb == Verb::kTop) {
+    const absl::Status shown = RunTop(*request);
+    return shown.ok() ? kOk : Fail(shown);
   }
   const absl::StatusOr<std::string> done = Run(*request);
   return done.ok() ? Print(*done) : Fail(done.status());

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -57,6 +58,7 @@ const std::vector<Word<Verb>>& Verbs() {
                                                 {Verb::kLosetup, {"losetup"}},
                                                 {Verb::kInflight, {"inflight"}},
                                                 {Verb::kFail, {"fail"}},
+                                                {Verb::kTop, {"top"}},
                                                 {Verb::kHelp, {"help", "--help", "-h"}}};
   return words;
 }
@@ -136,6 +138,8 @@ constexpr Command kCommands[] = {
     {false, Target::kPath, Verb::kDelete, "[SESSION] PATH [verbose]", "takes a path away"},
     {false, Target::kPath, Verb::kReadd, "[SESSION] PATH [verbose]",
      "takes a path away and adds it again"},
+    {false, Target::kNone, Verb::kTop, "[-n COUNT] [-d SECONDS] [on MOUNT] [--socket SOCKET]",
+     "rates of all mounts and of the server, again and again"},
     {true, Target::kDevice, Verb::kList, kListOptions, "the devices that are exported"},
     {true, Target::kDevice, Verb::kShow, kShowDevice, "one of them"},
     {true, Target::kDevice, Verb::kInflight, kInflight, "the requests that are at the disks"},
@@ -208,6 +212,7 @@ Target ImpliedTarget(Verb verb) {
     case Verb::kReconnect:
     case Verb::kRecover:
     case Verb::kReload:
+    case Verb::kTop:
     case Verb::kHelp:
       return Target::kNone;
   }
@@ -285,6 +290,7 @@ class Parser {
     }
     if (Changes() && word == "verbose") return Set(&request_.verbose);
     if (Changes() && word == "force") return Set(&request_.force);
+    if (request_.verb == Verb::kTop) return TakeTopWord(word);
     if (request_.server && word == "--socket") return TakeValue(word, &request_.socket);
     if (word == "on") return TakeValue(word, &request_.mount);
     if (request_.verb == Verb::kClose || (request_.server && request_.verb == Verb::kResize)) {
@@ -314,6 +320,28 @@ class Parser {
     }
     *value = words_[next_++];
     return absl::OkStatus();
+  }
+
+  absl::Status TakeTopWord(const std::string& word) {
+    if (word == "--socket") return TakeValue(word, &request_.socket);
+    if (word == "on") return TakeValue(word, &request_.mount);
+    std::string text;
+    if (word == "-n") {
+      RETURN_IF_ERROR(TakeValue(word, &text));
+      if (absl::SimpleAtoi(text, &request_.count) && request_.count > 0) return absl::OkStatus();
+      return absl::InvalidArgumentError(absl::StrCat("-n takes a count, \"", text, "\" is none"));
+    }
+    if (word == "-d") {
+      RETURN_IF_ERROR(TakeValue(word, &text));
+      double seconds = 0;
+      if (absl::SimpleAtod(text, &seconds) && seconds >= 0.1 && seconds <= 3600) {
+        request_.interval = absl::Seconds(seconds);
+        return absl::OkStatus();
+      }
+      return absl::InvalidArgumentError(
+          absl::StrCat("-d takes 0.1 to 3600 seconds, not \"", text, "\""));
+    }
+    return UnknownWord(word, {"-n", "-d", "on", "--socket"});
   }
 
   absl::Status TakeMapWord(const std::string& word) {
@@ -395,6 +423,7 @@ class Parser {
     };
     switch (request_.verb) {
       case Verb::kList:
+      case Verb::kTop:
       case Verb::kHelp:
         return absl::OkStatus();
       case Verb::kDrain:

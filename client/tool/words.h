@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "client/tool/table.h"
 
 namespace rnbd::client::tool {
@@ -35,6 +36,7 @@ enum class Verb : uint8_t {
   kLosetup,
   kInflight,
   kFail,
+  kTop,
   kHelp,
 };
 
@@ -59,6 +61,8 @@ struct Request {
   bool force = false;
   bool verbose = false;
   Style style;
+  uint64_t count = 0;                          // top: how often; 0: until somebody ends it
+  absl::Duration interval = absl::Seconds(2);  // top
 };
 
 // kInvalidArgument, with the word that may be meant, for what is no command.

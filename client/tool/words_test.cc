@@ -66,6 +66,23 @@ TEST(Words, InflightAndFail) {
   EXPECT_THAT(Refusal("session inflight"), HasSubstr("cannot inflight"));
 }
 
+TEST(Words, Top) {
+  Request request = Parsed("top");
+  EXPECT_EQ(request.verb, Verb::kTop);
+  EXPECT_EQ(request.count, 0u);
+  EXPECT_EQ(request.interval, absl::Seconds(2));
+  request = Parsed("top -n 3 -d 0.5 on /mnt --socket /run/a");
+  EXPECT_EQ(request.count, 3u);
+  EXPECT_EQ(request.interval, absl::Milliseconds(500));
+  EXPECT_EQ(request.mount, "/mnt");
+  EXPECT_EQ(request.socket, "/run/a");
+  EXPECT_THAT(Refusal("top -n 0"), HasSubstr("takes a count"));
+  EXPECT_THAT(Refusal("top -d 0.01"), HasSubstr("0.1 to 3600"));
+  EXPECT_THAT(Refusal("top -d"), HasSubstr("nothing stands behind"));
+  EXPECT_THAT(Refusal("top disk0"), HasSubstr("unknown word"));
+  EXPECT_THAT(Refusal("session top"), HasSubstr("cannot top"));
+}
+
 TEST(Words, Map) {
   const Request request =
       Parsed("map a/b from srv tcp:10.0.0.1 10.0.0.2@10.0.0.3 ro as disk on /mnt verbose");

@@ -161,6 +161,61 @@ expect 3 fail nothing
 dd if="$MNT/disk0" of=/dev/null bs=4k count=1 iflag=direct status=none
 case_end
 
+case_start "top"
+_write() {
+  until [[ -e $TEST_DIR/enough ]]; do dd if=/dev/zero of="$MNT/disk0" bs=64k count=64 oflag=direct conv=notrunc status=none; done
+}
+_write &
+writer=$!
+expect 0 top -n 2 -d 0.2
+[[ $(grep -c "^rnbd top " <<<"$output") == 2 ]] || fail "printed '$output'"
+grep -qE "^disk0 +blya +open +0 +[1-9][0-9]* +0 +[0-9.]+[KMG] " <<<"$output" || fail "no line of disk0: '$output'"
+grep -qE "^unix:@unix:.* blya +connected " <<<"$output" || fail "no line of the path: '$output'"
+[[ $output != *$'\x1b'* ]] || fail "there are escapes in '$output'"
+touch "$TEST_DIR/enough"
+wait "$writer"
+expect 3 top -n 1 on "$TEST_DIR/nothing"
+cat >"$TEST_DIR/terminal" <<'PYTHON'
+import fcntl, os, pty, re, select, struct, sys, termios, time
+
+def resize(columns, rows):
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+def read_until(done):
+    text, end = "", time.monotonic() + 10
+    while not done(text):
+        assert time.monotonic() < end, f"it printed only {text!r}"
+        if select.select([terminal], [], [], 0.1)[0]:
+            try:
+                text += os.read(terminal, 65536).decode()
+            except OSError:  # the other end has gone
+                return text
+    return text
+
+pid, terminal = pty.fork()
+if pid == 0:
+    time.sleep(0.3)  # until the terminal has its size
+    os.execv(sys.argv[1], sys.argv[1:])
+resize(50, 5)
+text = read_until(lambda text: text.count("\x1b[J") == 1)
+assert text.startswith("\x1b[?1049h\x1b[?25l\x1b[H"), text
+frame = re.sub(r"\x1b\[[?0-9]*[A-Za-z]", "", text.replace("\r", "")).split("\n")
+assert frame[0].startswith("rnbd top  ") and any(line.startswith("DEVICE") for line in frame), frame
+assert len(frame) <= 5 and max(map(len, frame)) <= 50, frame
+resize(160, 30)
+text = read_until(lambda text: "HEARTBEAT us" in text and text.endswith("\x1b[J"))
+if sys.argv[-1] == "60":
+    os.write(terminal, b"q")
+else:
+    os.write(terminal, b"\x03")
+text = read_until(lambda text: "\x1b[?1049l" in text)
+assert text.endswith("\x1b[?25h\x1b[?1049l"), text
+assert os.waitpid(pid, 0)[1] == 0
+PYTHON
+timeout 60 python3 "$TEST_DIR/terminal" "$RNBD" top -d 60 || fail "it does not work in a terminal"
+timeout 60 python3 "$TEST_DIR/terminal" "$RNBD" top -d 61 || fail "Ctrl-C does not end it"
+case_end
+
 case_start "several mounts"
 start_client another "$TEST_DIR/mnt2" --no-state <<YAML
 sessions: []
