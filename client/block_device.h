@@ -91,6 +91,15 @@ class BlockRequest {
   uint64_t length = 0;  // bytes; kRead and kWrite: at most BlockDevice::kMaxTransfer
   // When whoever waits for it asked, as Ring::now_ns() of the thread that submits.
   int64_t started_ns = 0;
+
+  // Where it is with the device, for people. Written on the thread that submits: 0 by the owner
+  // before Submit(), then by the device.
+  int64_t sent_ns = 0;  // when the first part went to the server, as Ring::now_ns(); 0: not yet
+  // Since when it waits for the device to be open, or for a fence; 0: it does not.
+  int64_t held_ns = 0;
+  // It is a step of another request, in which the above is noted instead.
+  BlockRequest* step_of = nullptr;
+
   alignas(16) std::byte scratch[kScratchBytes];
 
   // On the thread that submitted: 0 or a positive errno fit for an application.

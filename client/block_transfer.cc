@@ -120,6 +120,7 @@ void BlockTransfer::Send(Operation operation, uint32_t flags, uint32_t bytes) {
   piece->span_count = 0;
   if (HasData(operation)) TakeSpans(piece, sent_, bytes);
   piece->busy = true;
+  piece->sent_ns = request_->step_of == nullptr ? &request_->sent_ns : &request_->step_of->sent_ns;
   sent_ += bytes;
   ++in_flight_;
   target_.session->Submit(worker_, piece);

@@ -118,7 +118,12 @@ absl::StatusOr<size_t> ClientProgram::TakeOver(
   // What was drained need not come again, so that kernels which cannot send again do as well.
   if (!contents.drained) RETURN_IF_ERROR(fuse_->Resend());
   RETURN_IF_ERROR(state_->SetDrained(false));
+  RETURN_IF_ERROR(state_->CountTakeover());
   fuse_->Start();
+  RegisterMetrics(contents.takeovers + 1);
+  if (metrics_port_ != nullptr) {
+    tree_thread_->ring()->Post([this] { metrics_port_->OpenWhenFree(); });
+  }
   control_->ring()->Post([this] {
     CreateLoops();
     AttachLoops([](const absl::Status&) {});
@@ -187,6 +192,7 @@ absl::Status ClientProgram::StartThreads() {
         std::make_unique<UnalignedIo>(i, bounce_.data() + i * UnalignedIo::kBounceBytes));
   }
   ASSIGN_OR_RETURN(tree_thread_, RingThread::Start("tree", {}));
+  if (config_.metrics) metrics_ = std::make_unique<ClientMetrics>(workers);
   NotePrivilege(LockMemory());
   NotePrivilege(RefuseOomKill());
   return absl::OkStatus();
@@ -331,6 +337,8 @@ absl::Status ClientProgram::MountDevices(const std::string& mount_point, bool al
   RETURN_IF_ERROR(state_->SetMount(mount_->mount_point(), mount_->id()));
   on_mounted(mount_->fuse());
   RETURN_IF_ERROR(CreateFuse(std::move(on_unmounted)));
+  RegisterMetrics(/*takeovers=*/0);
+  RETURN_IF_ERROR(OpenMetrics());
   RETURN_IF_ERROR(ShowOpenDevices());
   fuse_->Start();
   control_->ring()->Post([this] { CreateLoops(); });
@@ -463,6 +471,7 @@ absl::Status ClientProgram::CreateFuse(std::function<void(const absl::Status&)> 
   options.filesystem.group = getgid();
   options.filesystem.journal = journal_.get();
   options.filesystem.control = attributes_.get();
+  options.metrics = metrics_.get();
   ASSIGN_OR_RETURN(fuse_, FuseServer::Create(options, mount_->TakeFuse(), memory_.get(),
                                              worker_rings_, std::move(on_unmounted)));
   return absl::OkStatus();
@@ -480,6 +489,33 @@ absl::Status ClientProgram::ShowOpenDevices() {
     first_files_.push_back(device->name());
   }
   return absl::OkStatus();
+}
+
+// Once there is a FuseServer. The port is the tree thread's, for whose memory nobody waits.
+void ClientProgram::RegisterMetrics(uint64_t takeovers) {
+  if (metrics_ == nullptr) return;
+  metrics_->Register(
+      [this, takeovers] {
+        ClientMetrics::State state;
+        state.takeovers = takeovers;
+        state.request_memory = memory_->span().size();
+        state.in_flight = fuse_->in_flight();
+        AddMappings(*mappings_, &state);
+        return state;
+      },
+      &metric_registry_);
+  metrics_port_ = std::make_unique<MetricsPort>(*config_.metrics, tree_thread_->ring(), [this] {
+    std::string text;
+    control_->RunAndWait([&] { text = metric_registry_.Text(); });
+    return text;
+  });
+}
+
+absl::Status ClientProgram::OpenMetrics() {
+  absl::Status opened;
+  if (metrics_port_ == nullptr) return opened;
+  tree_thread_->RunAndWait([&] { opened = metrics_port_->Open(); });
+  return opened;
 }
 
 absl::Status ClientProgram::Stop() { return End(/*leave=*/false); }
@@ -505,7 +541,7 @@ absl::Status ClientProgram::End(bool leave) {
     }));
   }
   // Somebody waits for each of its tasks.
-  if (tree_thread_ != nullptr) tree_thread_->RunAndWait([] {});
+  if (tree_thread_ != nullptr) tree_thread_->RunAndWait([this] { metrics_port_.reset(); });
   tree_thread_.reset();
   absl::Status result;
   // Half of the time for what applications wait for, the rest to make it durable and to take leave.

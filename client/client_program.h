@@ -14,18 +14,21 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "client/client_metrics.h"
 #include "client/control_tree.h"
 #include "client/fuse_server.h"
 #include "client/loop_devices.h"
 #include "client/loop_watch.h"
 #include "client/mapped_session.h"
 #include "client/mappings.h"
+#include "client/metrics_port.h"
 #include "client/mount.h"
 #include "client/mount_journal.h"
 #include "client/mount_state.h"
 #include "client/request_memory.h"
 #include "client/unaligned_io.h"
 #include "common/attribute_tree.h"
+#include "common/metrics.h"
 #include "common/ring.h"
 #include "common/unique_fd.h"
 #include "common/unique_mapping.h"
@@ -126,6 +129,8 @@ class ClientProgram final : private MappedSession::Observer, private Mappings::H
   absl::Status ShowOpenDevices();
   absl::Status ShowDevice(RemoteDevice* device);
   absl::Status End(bool leave);
+  void RegisterMetrics(uint64_t takeovers);
+  absl::Status OpenMetrics();
   absl::Status CloseSessions(absl::Time deadline);
   bool PostToTree(std::function<void()> task);
   void OnTree(std::function<absl::Status()> task, Mappings::Done done);
@@ -183,6 +188,9 @@ class ClientProgram final : private MappedSession::Observer, private Mappings::H
   std::unique_ptr<ControlTree> control_tree_;
   std::unique_ptr<Mount> mount_;
   std::unique_ptr<FuseServer> fuse_;
+  std::unique_ptr<ClientMetrics> metrics_;  // where the configuration wants them
+  MetricRegistry metric_registry_;
+  std::unique_ptr<MetricsPort> metrics_port_;  // on the tree thread
   // For changes of the tree, in which the kernel may wait for a worker. Ends first: it uses all of
   // the above.
   std::unique_ptr<RingThread> tree_thread_;

@@ -181,6 +181,7 @@ void DeviceRequests::StartFallocate(const FuseMessage& message, DeviceFile* file
 }
 
 void DeviceRequests::Refuse(const FuseMessage& message, DeviceFile* file, int error) {
+  if (metrics_ != nullptr) metrics_->Refuse(error);
   devices_->Release(worker_, file);
   replies_->Error(message.unique(), error);
 }
@@ -195,6 +196,8 @@ DeviceRequests::Request* DeviceRequests::Allocate(const FuseMessage& message, De
   request->fua = false;
   request->no_unmap = false;
   request->span_count = 0;
+  request->sent_ns = 0;
+  request->held_ns = 0;
   request->patient_since = request->started_ns;
   if (const absl::Duration timeout = file->device()->io_timeout();
       timeout != absl::InfiniteDuration()) {
@@ -212,6 +215,7 @@ void DeviceRequests::SetInFlight(size_t count) {
 void DeviceRequests::Submit(Request* request) { request->file->device()->Submit(worker_, request); }
 
 void DeviceRequests::Finish(Request* request, int error) {
+  if (metrics_ != nullptr && !request->overdue) CountEnd(*request, error);
   if (std::exchange(request->overdue, false)) {
     if (IsChange(request->operation)) request->file->OnOverdueChangeAnswered();
   } else if (error != 0) {
@@ -226,6 +230,14 @@ void DeviceRequests::Finish(Request* request, int error) {
     replies_->Ok(request->unique);
   }
   Free(request);
+}
+
+void DeviceRequests::CountEnd(const Request& request, int error) {
+  const int64_t now = ring_->now_ns();
+  ClientMetrics::Times times;
+  times.whole_ns = now - request.started_ns;
+  if (request.sent_ns != 0) times.server_ns = now - request.sent_ns;
+  metrics_->End(request.operation, request.length, error, times);
 }
 
 void DeviceRequests::Free(Request* request) {
@@ -310,6 +322,7 @@ void DeviceRequests::GiveUp(Request* request) {
         absl::FormatDuration(device->io_timeout()), log_overdue_.TakeSuppressed());
   }
   replies_->Error(request->unique, ETIMEDOUT);
+  if (metrics_ != nullptr) CountEnd(*request, ETIMEDOUT);
   request->overdue = true;
   if (IsChange(request->operation)) request->file->OnChangeOverdue();
   if (!request->waiting) return;

@@ -10,6 +10,7 @@
 
 #include "absl/time/time.h"
 #include "client/block_device.h"
+#include "client/client_metrics.h"
 #include "client/device_table.h"
 #include "client/fuse_message.h"
 #include "client/fuse_replies.h"
@@ -58,6 +59,9 @@ class DeviceRequests final : private Ring::Hook {
                  DeviceTable* devices, FuseReplies* replies);
   // Nothing is in flight; on another thread than the worker's only after StopWatching().
   ~DeviceRequests();
+
+  // Before the first request: counts there what ends. Outlives the object.
+  void CountIn(ClientMetrics::Worker* metrics) { metrics_ = metrics; }
 
   // All of the following on the worker's thread, except in_flight().
 
@@ -113,6 +117,7 @@ class DeviceRequests final : private Ring::Hook {
   bool TakeReadBuffer(Request* request);
   void Submit(Request* request);
   void Finish(Request* request, int error);
+  void CountEnd(const Request& request, int error);
   void SubmitWaiting(Queue* queue, const BufferStack& stack);
   // io_timeout.
   void WatchFrom(absl::Duration timeout);
@@ -129,6 +134,7 @@ class DeviceRequests final : private Ring::Hook {
   BufferPool* const buffers_;
   DeviceTable* const devices_;
   FuseReplies* const replies_;
+  ClientMetrics::Worker* metrics_ = nullptr;  // nullptr: nothing is counted
   Ring::Hook* when_freed_ = nullptr;
 
   const size_t capacity_;

@@ -59,6 +59,7 @@ class FuseServer::Worker final : public FuseHandler {
   FuseReader* reader() { return &reader_; }
   const DeviceRequests& requests() const { return requests_; }
   void StopWatching() { requests_.StopWatching(); }
+  void CountIn(ClientMetrics::Worker* metrics) { requests_.CountIn(metrics); }
 
   bool HasRoom() override { return requests_.HasRoom(); }
 
@@ -108,6 +109,7 @@ absl::StatusOr<std::unique_ptr<FuseServer>> FuseServer::Create(const Options& op
     server->workers_.push_back(std::make_unique<Worker>(server.get(), i,
                                                         options.requests_per_worker, workers[i],
                                                         memory->pool(i), std::move(scratch)));
+    if (options.metrics != nullptr) server->workers_.back()->CountIn(options.metrics->worker(i));
   }
   return server;
 }

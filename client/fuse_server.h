@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "client/client_metrics.h"
 #include "client/device_table.h"
 #include "client/filesystem.h"
 #include "client/fuse_reader.h"
@@ -38,6 +39,8 @@ class FuseServer {
     // Of each worker, read from the kernel and not yet answered.
     size_t requests_per_worker = 1024;
     Filesystem::Options filesystem;
+    // Where requests to devices are counted, with a part for each worker; nullptr: nowhere.
+    ClientMetrics* metrics = nullptr;
   };
 
   // Told once, on the thread of a worker, when the mount is gone, or with the reason why requests

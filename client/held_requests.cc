@@ -8,8 +8,10 @@ HeldRequests::Waiting* HeldRequests::WaitingOf(BlockRequest* request) {
   return std::launder(reinterpret_cast<Waiting*>(request->scratch));
 }
 
-void HeldRequests::Hold(size_t worker, BlockRequest* request, bool exclusive) {
+void HeldRequests::Hold(size_t worker, BlockRequest* request, bool exclusive, int64_t now_ns) {
   Queue& queue = queues_[worker];
+  request->held_ns = now_ns;
+  Add(&queue.holds, 1);
   new (request->scratch) Waiting{nullptr, exclusive};
   if (queue.first == nullptr) {
     queue.first = request;
@@ -23,6 +25,16 @@ void HeldRequests::Hold(size_t worker, BlockRequest* request, bool exclusive) {
 size_t HeldRequests::count() const {
   size_t sum = 0;
   for (const Queue& queue : queues_) sum += queue.count.load(std::memory_order_relaxed);
+  return sum;
+}
+
+HeldRequests::Totals HeldRequests::totals() const {
+  Totals sum;
+  for (const Queue& queue : queues_) {
+    sum.holds += queue.holds.load(std::memory_order_relaxed);
+    sum.held_ns += queue.held_ns.load(std::memory_order_relaxed);
+    sum.replays += queue.replays.load(std::memory_order_relaxed);
+  }
   return sum;
 }
 

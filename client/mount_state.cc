@@ -94,6 +94,7 @@ class Decoder {
     return string;
   }
   bool ok() const { return ok_; }
+  bool at_end() const { return rest_.empty(); }
 
  private:
   absl::string_view rest_;
@@ -203,6 +204,7 @@ std::string EncodeGeneral(const MountState::Contents& general) {
   out.String(general.init);
   out.Value(general.last_inode);
   out.Value(general.drained);
+  out.Value(general.takeovers);
   return out.text();
 }
 
@@ -215,6 +217,8 @@ absl::StatusOr<MountState::Contents> DecodeGeneral(absl::string_view text) {
   general.init = in.String();
   general.last_inode = in.Value<uint64_t>();
   general.drained = in.Value<bool>();
+  // Programs before it was counted did not write it.
+  if (!in.at_end()) general.takeovers = in.Value<uint64_t>();
   if (!in.ok()) return Damaged("a general record that was cut off");
   return general;
 }
@@ -285,6 +289,11 @@ absl::Status MountState::SetInit(absl::string_view init) {
 absl::Status MountState::SetDrained(bool drained) {
   absl::MutexLock lock(&mutex_);
   return ChangeGeneral([&](Contents* general) { general->drained = drained; });
+}
+
+absl::Status MountState::CountTakeover() {
+  absl::MutexLock lock(&mutex_);
+  return ChangeGeneral([&](Contents* general) { ++general->takeovers; });
 }
 
 absl::Status MountState::SetChanges(absl::string_view changes) {

@@ -62,6 +62,8 @@ class MountState {
     uint64_t last_inode = 0;
     // Every request that was read from the kernel was answered: none has to come again.
     bool drained = false;
+    // How often another process has gone on with the mount.
+    uint64_t takeovers = 0;
     std::vector<Device> devices;
     // What was changed at run time (config/client_changes.h).
     std::string changes;
@@ -82,6 +84,7 @@ class MountState {
   absl::Status SetMount(absl::string_view mount_point, uint64_t mount_id);
   absl::Status SetInit(absl::string_view init);
   absl::Status SetDrained(bool drained);
+  absl::Status CountTakeover();
   // EINVAL for more than kMaxChangesBytes.
   absl::Status SetChanges(absl::string_view changes);
   // Adds the device, or replaces it by its inode number. `slot` is a number below kMaxDevices that

@@ -54,6 +54,8 @@ TEST(MountStateTest, KeepsWhatWasPut) {
   ASSERT_TRUE(state->SetMount("/mnt/disk s", 77).ok());
   ASSERT_TRUE(state->SetInit(absl::string_view("\0\1init", 6)).ok());
   ASSERT_TRUE(state->SetDrained(true).ok());
+  ASSERT_TRUE(state->CountTakeover().ok());
+  ASSERT_TRUE(Reopened(*state)->CountTakeover().ok());
   ASSERT_TRUE(state->PutDevice(0, ADevice(0x10000, "a")).ok());
   ASSERT_TRUE(state->PutDevice(9, ADevice(0x20009, "b")).ok());
 
@@ -62,6 +64,7 @@ TEST(MountStateTest, KeepsWhatWasPut) {
   EXPECT_EQ(77U, contents.mount_id);
   EXPECT_EQ(std::string("\0\1init", 6), contents.init);
   EXPECT_TRUE(contents.drained);
+  EXPECT_EQ(2U, contents.takeovers);
   EXPECT_EQ(0x20009U, contents.last_inode);
   ASSERT_EQ(2U, contents.devices.size());
   const MountState::Device& b = contents.devices[1];

@@ -335,7 +335,7 @@ RequestPlace RemoteDevice::PlaceOf(size_t worker, const BlockRequest& request) c
 void RemoteDevice::HoldOrFail(size_t worker, BlockRequest* request, bool exclusive) {
   if (is_open() || MayHold(worker, *request)) {
     request->place = RequestPlace::kHeld;
-    held_.Hold(worker, request, exclusive);
+    held_.Hold(worker, request, exclusive, workers_[worker]->now_ns());
   } else {
     FailHeld(request, exclusive);
   }
@@ -371,9 +371,10 @@ void RemoteDevice::EndHold() {
 // Those that may not wait any more; the others keep their order.
 void RemoteDevice::FailHeldOn(size_t worker) {
   if (is_open()) return;
-  held_.TakeAll(worker, [this, worker](BlockRequest* request, bool exclusive) {
-    HoldOrFail(worker, request, exclusive);
-  });
+  held_.TakeAll(worker, workers_[worker]->now_ns(),
+                [this, worker](BlockRequest* request, bool exclusive) {
+                  HoldOrFail(worker, request, exclusive);
+                });
 }
 
 void RemoteDevice::Resume() {
@@ -385,14 +386,16 @@ void RemoteDevice::Resume() {
 void RemoteDevice::ResumeOn(size_t worker) {
   if (is_open()) hold_ended_ns_[worker] = kNever;
   if (!is_open() || !session_->fenced()) return;
-  held_.TakeAll(worker, [this, worker](BlockRequest* request, bool exclusive) {
-    if (exclusive) {
-      request->place = RequestPlace::kBlock;
-      unaligned_[worker]->Start(this, request);
-    } else {
-      Start(worker, request);
-    }
-  });
+  held_.TakeAll(worker, workers_[worker]->now_ns(),
+                [this, worker](BlockRequest* request, bool exclusive) {
+                  if (std::exchange(request->sent_ns, 0) != 0) held_.CountReplay(worker);
+                  if (exclusive) {
+                    request->place = RequestPlace::kBlock;
+                    unaligned_[worker]->Start(this, request);
+                  } else {
+                    Start(worker, request);
+                  }
+                });
 }
 
 }  // namespace rnbd::client

@@ -107,6 +107,7 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   void Resume();
   // Any thread: requests that are held.
   size_t held() const { return held_.count(); }
+  HeldRequests::Totals holds() const { return held_.totals(); }
 
   // Any thread: requests so far.
   DeviceTraffic traffic() const;

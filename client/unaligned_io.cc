@@ -80,6 +80,7 @@ void UnalignedIo::Slot::Init(UnalignedIo* owner, uint8_t* bounce) {
 void UnalignedIo::Slot::Begin(Device* device, BlockRequest* request) {
   device_ = device;
   request_ = request;
+  step_of = request;
   done_ = 0;
   PreparePart();
   Run();

@@ -35,7 +35,7 @@ void MetricRegistry::Values::Add(absl::string_view labels, uint64_t value) {
 }
 
 void MetricRegistry::Values::Add(absl::string_view labels, double value) {
-  Line("", labels, absl::StrFormat("%.3f", value));
+  Line("", labels, absl::StrFormat("%.9f", value));
 }
 
 // Buckets hold all that is not longer, and so does the count.
@@ -81,6 +81,11 @@ std::string MetricLabel(absl::string_view name, absl::string_view value) {
   return absl::StrCat(name, "=\"",
                       absl::StrReplaceAll(value, {{"\\", "\\\\"}, {"\"", "\\\""}, {"\n", "\\n"}}),
                       "\"");
+}
+
+std::string ErrorLabel(size_t error) {
+  const char* const name = error == 0 ? nullptr : strerrorname_np(static_cast<int>(error));
+  return MetricLabel("errno", name == nullptr ? absl::StrCat(error) : name);
 }
 
 uint64_t ResidentMemory() {

@@ -52,6 +52,19 @@ class DurationCells {
   MetricCell sum_ns_;
 };
 
+// How often which errno. Written by one thread, read by any.
+class ErrorCells {
+ public:
+  static constexpr size_t kErrors = 134;  // beyond the largest errno of Linux
+
+  // Others than those of Linux count as 0.
+  void Add(int error) { cells_[static_cast<size_t>(error) < kErrors ? error : 0].Add(1); }
+  uint64_t count(size_t error) const { return cells_[error].value(); }
+
+ private:
+  std::array<MetricCell, kErrors> cells_;
+};
+
 // Families of metrics, and their text in Prometheus's exposition format. One thread at a time.
 class MetricRegistry {
  public:
@@ -94,6 +107,9 @@ absl::string_view MetricTypeName(MetricRegistry::Type type);  // "counter", "gau
 
 // name="value", with what a value must not have escaped.
 std::string MetricLabel(absl::string_view name, absl::string_view value);
+
+// errno="EIO".
+std::string ErrorLabel(size_t error);
 
 // Of this process, in bytes; 0 where it cannot be read.
 uint64_t ResidentMemory();

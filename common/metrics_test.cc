@@ -37,7 +37,7 @@ TEST(MetricsTest, TextIsThatOfPrometheus) {
             "rnbd_things_total{kind=\"b\\\"\\\\\\n\"} 0\n"
             "# HELP rnbd_up_seconds Up for so long\n"
             "# TYPE rnbd_up_seconds gauge\n"
-            "rnbd_up_seconds 1.500\n");
+            "rnbd_up_seconds 1.500000000\n");
 }
 
 TEST(MetricsTest, AHistogramCountsUpwards) {

@@ -19,6 +19,7 @@ namespace {
 constexpr size_t kMaxDevicePath = 254;
 constexpr size_t kMaxFileName = 255;
 constexpr absl::string_view kControlTree = "sys";
+constexpr uint16_t kDefaultMetricsPort = 9718;  // the server's is 9717
 constexpr absl::Duration kMaxWorkerPoll = absl::Milliseconds(10);
 
 // What is wrong with the name of a file in the mount, or "".
@@ -245,6 +246,7 @@ absl::StatusOr<ClientConfig> ParseClientConfig(absl::string_view text, absl::str
   reader.ReadDuration("worker_poll", absl::ZeroDuration(), kMaxWorkerPoll, &config.worker_poll);
   ReadRequestMemory(&reader, &config.request_memory);
   ReadMount(&reader, &config.mount);
+  ReadMetrics(&reader, kDefaultMetricsPort, &config.metrics);
   reader.ReadDuration("drain_timeout", absl::ZeroDuration(), absl::Minutes(10),
                       &config.drain_timeout);
   ReadLog(&reader, &config.log);

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "absl/types/optional.h"
 #include "common/rnbd_messages.h"
 #include "config/common_options.h"
 #include "rtrs/address.h"
@@ -99,6 +100,7 @@ struct ClientConfig {
   absl::Duration worker_poll = absl::Microseconds(30);
   RequestMemory request_memory;
   MountConfig mount;
+  absl::optional<rtrs::Address> metrics;  // kTcp
   absl::Duration drain_timeout = absl::Seconds(4);
   LogConfig log;
 

@@ -74,6 +74,9 @@ std::string Describe(const ClientConfig& config) {
   absl::StrAppend(&text, "payload_checksum: ",
                   config.payload_checksum ? "yes" : "only for servers that ask for it",
                   "; log level: ", config.log.level, "\n");
+  if (config.metrics) {
+    absl::StrAppend(&text, "metrics are served at ", config.metrics->ToString(), "\n");
+  }
   absl::StrAppend(&text, "rdma_poll: ", DurationToString(config.rdma_poll),
                   "; worker_poll: ", DurationToString(config.worker_poll), "\n");
   absl::StrAppend(&text, "SIGTERM lets requests finish for up to ",

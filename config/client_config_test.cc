@@ -153,6 +153,10 @@ TEST(ClientConfig, ReadsTheExampleAsItIsMeant) {
 TEST(ClientConfig, TheExampleWithAllKeysShowsTheDefaults) {
   ClientConfig example = Example("client-all-keys.yaml");
   ClientConfig defaults = Parsed(WithLines(""));
+  EXPECT_FALSE(defaults.metrics);
+  ASSERT_TRUE(example.metrics);
+  EXPECT_EQ(example.metrics->ToString(), "tcp:127.0.0.1:9718");
+  example.metrics.reset();
   ASSERT_EQ(example.sessions.size(), 2u);
   EXPECT_EQ(example.sessions[0].settings, defaults.sessions[0].settings);
   example.sessions.clear();
@@ -323,6 +327,12 @@ TEST(ClientConfig, NamesMustBeUniqueOverAllSessions) {
       "c.yaml:4:12: name: the session name \"a\" is taken already, on line 2");
 }
 
+TEST(ClientConfig, MetricsAreServedAtAnAddress) {
+  EXPECT_EQ(Parsed(WithLines("metrics: 127.0.0.1")).metrics->port, 9718);
+  EXPECT_EQ(Error(WithLines("metrics: 127.0.0.1:x")),
+            "c.yaml:2:10: metrics: address \"127.0.0.1:x\": \"x\" is no port, expected 0 to 65535");
+}
+
 TEST(ClientConfig, SaysWhatAnEmptyFileLacks) {
   EXPECT_EQ(Error(""), "c.yaml:1:1: the file: expected a map of keys and values, found nothing");
   EXPECT_EQ(
@@ -374,9 +384,10 @@ TEST(DescribeClient, TellsAPersonWhatWouldHappen) {
             "workers: 2, each with a connection on every path, 512 small and 32 large buffers\n"
             "each worker takes up to 512 requests of the mount; it is for the user who mounts it\n"
             "payload_checksum: only for servers that ask for it; log level: info\n"
+            "metrics are served at tcp:127.0.0.1:9718\n"
             "rdma_poll: 20us; worker_poll: 30us\n"
             "SIGTERM lets requests finish for up to 4s\n"
-            "session near (config/examples/client-all-keys.yaml:28)\n"
+            "session near (config/examples/client-all-keys.yaml:29)\n"
             "  path tcp:192.0.2.2@tcp:192.0.2.1:1234\n"
             "  path tcp:[2001:db8::2]@tcp:[2001:db8::1]:1234\n"
             "  each request takes the path with the fewest requests in flight\n"
@@ -386,7 +397,7 @@ TEST(DescribeClient, TellsAPersonWhatWouldHappen) {
             "without an answer after 2m\n"
             "    with a loop device, /dev/rnbd/disk0\n"
             "  file golden!debian.img is golden/debian.img, ro; while it is away, requests wait\n"
-            "session far (config/examples/client-all-keys.yaml:42)\n"
+            "session far (config/examples/client-all-keys.yaml:43)\n"
             "  path tcp:store.example.org:1234\n"
             "  connecting may take 1m, is tried again after 1s to 5m\n"
             "  a path is dead after 30s without a sign of life, with a heartbeat every 5s\n"

@@ -69,6 +69,18 @@ void ReadLog(MapReader* reader, LogConfig* log) {
   section.Finish();
 }
 
+void ReadMetrics(MapReader* reader, uint16_t default_port, absl::optional<rtrs::Address>* metrics) {
+  const absl::optional<std::string> text = reader->Text("metrics", "ADDRESS:PORT");
+  if (!text) return;
+  const absl::StatusOr<rtrs::Address> address =
+      rtrs::ParseServerAddress(rtrs::AddressScheme::kTcp, *text, default_port);
+  if (!address.ok()) {
+    reader->AddError("metrics", address.status().message());
+    return;
+  }
+  *metrics = *address;
+}
+
 std::string SessionNameError(absl::string_view name) {
   if (name.empty()) return "a session's name must not be empty";
   if (name.size() > kMaxSessionName) {

@@ -1,10 +1,13 @@
 #ifndef RNBD_CONFIG_COMMON_OPTIONS_H_
 #define RNBD_CONFIG_COMMON_OPTIONS_H_
 
+#include <cstdint>
 #include <string>
 
 #include "absl/time/time.h"
+#include "absl/types/optional.h"
 #include "config/map_reader.h"
+#include "rtrs/address.h"
 
 // What both configuration files have.
 namespace rnbd::config {
@@ -46,6 +49,9 @@ void ReadWorkers(MapReader* reader, int* workers);
 void ReadHeartbeat(MapReader* reader, HeartbeatOptions* heartbeat);
 // "log: {level}".
 void ReadLog(MapReader* reader, LogConfig* log);
+
+// "metrics: ADDRESS:PORT"; the port is `default_port` where none is given. kTcp.
+void ReadMetrics(MapReader* reader, uint16_t default_port, absl::optional<rtrs::Address>* metrics);
 
 // What is wrong with a session's name (protocol page, section 2.8), or "". In a pattern, '*' and
 // '?' may stand as well.

@@ -381,18 +381,6 @@ void ReadAdminSocket(MapReader* reader, ServerConfig* config) {
   config->admin_socket = *text;
 }
 
-void ReadMetrics(MapReader* reader, ServerConfig* config) {
-  const absl::optional<std::string> text = reader->Text("metrics", "ADDRESS:PORT");
-  if (!text) return;
-  const absl::StatusOr<rtrs::Address> address =
-      rtrs::ParseServerAddress(rtrs::AddressScheme::kTcp, *text, kDefaultMetricsPort);
-  if (!address.ok()) {
-    reader->AddError("metrics", address.status().message());
-    return;
-  }
-  config->metrics = *address;
-}
-
 }  // namespace
 
 absl::string_view BackendKindName(BackendKind kind) {
@@ -447,7 +435,7 @@ absl::StatusOr<ServerConfig> ParseServerConfig(absl::string_view text, absl::str
   ReadWorkers(&reader, &config.workers);
   ReadAdminSocket(&reader, &config);
   ReadPath(&reader, "control_mount", "a directory", &config.control_mount);
-  ReadMetrics(&reader, &config);
+  ReadMetrics(&reader, kDefaultMetricsPort, &config.metrics);
   ReadHeartbeat(&reader, &config.heartbeat);
   reader.ReadDuration("establishment_timeout", absl::Seconds(1), absl::Minutes(5),
                       &config.establishment_timeout);

@@ -41,6 +41,7 @@ void ClientConnection::Send(ClientRequest* request, uint32_t permit) {
   entry.request = request;
   entry.connection.store(this, std::memory_order_relaxed);
   ++in_flight_;
+  if (request->sent_ns != nullptr && *request->sent_ns == 0) *request->sent_ns = ring_->now_ns();
 
   const uint32_t data_length = DataLength(*request);
   const uint32_t user_length = static_cast<uint32_t>(request->user_message.size());
@@ -255,6 +256,7 @@ void ClientConnection::OnDisconnected(const absl::Status& why,
 }
 
 void ClientConnection::Violation(absl::string_view what) {
+  PathCounters::Add(&counters_->violations, 1);
   Disconnect(ErrnoToStatus(EPROTO, absl::StrCat("the server sent ", what)));
 }
 

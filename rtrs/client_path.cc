@@ -403,6 +403,7 @@ PathTraffic ClientPath::traffic() const {
   traffic.writes -= counted_.writes;
   traffic.write_bytes -= counted_.write_bytes;
   traffic.failovers -= counted_.failovers;
+  traffic.violations -= counted_.violations;
   return traffic;
 }
 

@@ -27,6 +27,9 @@ class ClientRequest {
   absl::Span<const uint8_t> user_message;
   // A kWrite without data whose user message is a FenceMessage; ClientSession's own.
   bool fence = false;
+  // Where it is noted, unless it is not 0, when the request went to a connection, in the time of
+  // the ring that submitted it.
+  int64_t* sent_ns = nullptr;
 
   // On the thread that submitted, until OnDone(): whether it is not sent yet.
   bool waits_for_permit() const { return waits_; }

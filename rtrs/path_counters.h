@@ -14,7 +14,8 @@ struct PathTraffic {
   uint64_t writes = 0;
   uint64_t write_bytes = 0;
   uint64_t in_flight = 0;
-  uint64_t failovers = 0;  // requests that were lost with the path, to be sent again
+  uint64_t failovers = 0;   // requests that were lost with the path, to be sent again
+  uint64_t violations = 0;  // of the protocol, by the server; not in stats/rdma
 };
 
 // The counters of one lane of a path: written by the thread of the lane, without locked
@@ -36,6 +37,7 @@ struct alignas(64) PathCounters {
     sum->write_bytes += write_bytes.load(std::memory_order_relaxed);
     sum->in_flight += sent_reads + sent_writes - done;
     sum->failovers += lost.load(std::memory_order_relaxed);
+    sum->violations += violations.load(std::memory_order_relaxed);
   }
 
   Counter reads{0};
@@ -44,6 +46,7 @@ struct alignas(64) PathCounters {
   Counter write_bytes{0};
   Counter ended{0};  // answered, or lost
   Counter lost{0};
+  Counter violations{0};
 };
 
 }  // namespace rnbd::rtrs

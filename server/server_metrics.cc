@@ -1,6 +1,5 @@
 #include "server/server_metrics.h"
 
-#include <cstring>
 #include <string>
 #include <utility>
 
@@ -19,11 +18,6 @@ constexpr const char* kOperationNames[] = {"read",    "write",        "flush",
 
 std::string OperationLabel(size_t operation) {
   return MetricLabel("operation", kOperationNames[operation]);
-}
-
-std::string ErrorLabel(size_t error) {
-  const char* const name = error == 0 ? nullptr : strerrorname_np(static_cast<int>(error));
-  return MetricLabel("errno", name == nullptr ? absl::StrCat(error) : name);
 }
 
 constexpr char kOthers[] = "(others)";
@@ -46,7 +40,7 @@ void ServerMetrics::Worker::End(BlockOperation operation, uint32_t bytes, int er
   if (error == 0) {
     bytes_[index].Add(bytes);
   } else {
-    CountError(error);
+    errors_.Add(error);
   }
 }
 
@@ -209,9 +203,9 @@ void ServerMetrics::AddRequests(MetricRegistry* registry) const {
                  }});
   registry->Add({"rnbd_server_request_errors_total", Type::kCounter, "errno",
                  "Requests that failed, also those that came to no disk", [this](Values* values) {
-                   for (size_t i = 0; i < Worker::kErrors; ++i) {
+                   for (size_t i = 0; i < ErrorCells::kErrors; ++i) {
                      uint64_t count = 0;
-                     for (const auto& worker : workers_) count += worker->errors_[i].value();
+                     for (const auto& worker : workers_) count += worker->errors_.count(i);
                      if (count > 0) values->Add(ErrorLabel(i), count);
                    }
                  }});

@@ -32,20 +32,15 @@ class ServerMetrics {
     void Begin() { begun_.Add(1); }
     void End(BlockOperation operation, uint32_t bytes, int error, int64_t ns);
     // A request that came to no disk.
-    void Refuse(int error) { CountError(error); }
+    void Refuse(int error) { errors_.Add(error); }
 
    private:
     friend class ServerMetrics;
     static constexpr size_t kOperations = 6;
-    static constexpr size_t kErrors = 134;  // beyond the largest errno of Linux
-
-    void CountError(int error) {
-      errors_[static_cast<size_t>(error) < kErrors ? static_cast<size_t>(error) : 0].Add(1);
-    }
 
     std::array<MetricCell, kOperations> bytes_;
     std::array<DurationCells, kOperations> durations_;
-    std::array<MetricCell, kErrors> errors_;
+    ErrorCells errors_;
     MetricCell begun_;
   };
 

@@ -38,6 +38,7 @@ start_both() {
   start_server server <<YAML
 listen:
   - unix: $SOCKET
+metrics: 127.0.0.1:0
 memory_devices:
   disk.img: 64MiB
 sessions:
@@ -45,6 +46,7 @@ sessions:
     $backend
 YAML
   start_client client "$TEST_DIR/mnt" <<YAML
+metrics: 127.0.0.1:0
 sessions:
   - name: counted
     paths: ["unix:$SOCKET"]
