@@ -42,6 +42,12 @@ RequestMemory::Options MemorySizes(const config::ClientConfig& config) {
 
 }  // namespace
 
+std::vector<Ring*> ClientProgram::rings() const {
+  std::vector<Ring*> rings = worker_rings_;
+  rings.push_back(control_->ring());
+  return rings;
+}
+
 size_t ClientProgram::MemoryBytes(const config::ClientConfig& config) {
   return RequestMemory::BytesFor(MemorySizes(config));
 }

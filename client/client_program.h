@@ -65,6 +65,9 @@ class ClientProgram final : private MappedSession::Observer, private Mappings::H
   // After Stop(), or when neither Map() nor TakeOver() was called.
   ~ClientProgram() = default;
 
+  // Every event loop that waits for nobody, once Map() or TakeOver() was called.
+  std::vector<Ring*> rings() const;
+
   // What a program with this configuration wants as `memory`.
   static size_t MemoryBytes(const config::ClientConfig& config);
 

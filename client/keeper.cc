@@ -21,6 +21,7 @@
 #include "common/logging.h"
 #include "common/process.h"
 #include "common/status.h"
+#include "common/watchdog.h"
 
 namespace rnbd::client {
 namespace {
@@ -166,7 +167,7 @@ void Keeper::Wait() {
 }
 
 int64_t Keeper::NextDeadline() const {
-  int64_t deadline = std::min(kill_at_ns_, checker_kill_at_ns_);
+  int64_t deadline = std::min({kill_at_ns_, tell_at_ns_, checker_kill_at_ns_});
   if (state_ == KeeperState::kWaiting) deadline = std::min(deadline, start_at_ns_);
   if (state_ == KeeperState::kServing) deadline = std::min(deadline, standby_.start_at_ns());
   return deadline;
@@ -263,6 +264,7 @@ void Keeper::BecomeProcess(bool standby, KeeperLink link) {
   process.state = std::move(mount_state_);
   process.memory = std::move(memory_);
   process.kept_elsewhere = service_manager_.present();
+  process.watchdog = service_manager_.watchdog();
   outcome_.process = std::move(process);
   // The keeper's own are for the keeper only.
   link_.Close();
@@ -289,6 +291,9 @@ void Keeper::ReadLink() {
         Advance(KeeperEvent::kSaysEnd);
         KillInTime();
         break;
+      case KeeperLink::Word::kAlive:
+        service_manager_.NotifyAlive();
+        break;
       case KeeperLink::Word::kLeave:
       case KeeperLink::Word::kServe:
         break;
@@ -314,6 +319,7 @@ void Keeper::OnServing(int exit_status) {
   serving_since_ns_ = NowNs();
   Advance(KeeperEvent::kServes);
   service_manager_.Notify("READY=1");
+  if (service_manager_.watchdog() != absl::InfiniteDuration()) service_manager_.NotifyAlive();
   port_.Succeed();
   const auto tell = std::exchange(options_.on_serving, nullptr);
   if (tell != nullptr) tell(exit_status);
@@ -343,6 +349,7 @@ void Keeper::OnProcessEnd(int status) {
   ended_process_ = std::exchange(process_, 0);
   ended_status_ = status;
   kill_at_ns_ = kNever;
+  tell_at_ns_ = kNever;
   const KeeperState before = state_;
   Advance(KeeperEvent::kGone);
   if (!fuse_.valid()) return Finish(StatusForShell(status));
@@ -398,12 +405,23 @@ void Keeper::OnStandbyEnd(int status) {
 
 void Keeper::KillInTime() {
   kill_at_ns_ = std::min(kill_at_ns_, NowNs() + absl::ToInt64Nanoseconds(options_.end_bound));
+  TellAlive();
+}
+
+// Whoever has a bound for its end need not say that it lives.
+void Keeper::TellAlive() {
+  const absl::Duration interval = Watchdog::IntervalFor(service_manager_.watchdog());
+  if (interval == absl::InfiniteDuration()) return;
+  service_manager_.NotifyAlive();
+  tell_at_ns_ = NowNs() + absl::ToInt64Nanoseconds(interval);
 }
 
 void Keeper::CheckDeadlines() {
   const int64_t now = NowNs();
+  if (now >= tell_at_ns_) TellAlive();
   if (now >= kill_at_ns_) {
     kill_at_ns_ = kNever;
+    tell_at_ns_ = kNever;
     if (process_ != 0) {
       spdlog::error("process {}, which serves {}, did not end in time; killing it", process_,
                     options_.mount_point);

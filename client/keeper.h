@@ -68,6 +68,9 @@ class Keeper {
     // perhaps because nobody serves the mount.
     UniqueMapping memory;
     bool kept_elsewhere = false;  // the mount is to survive the death of the keeper as well
+    // For how long the service manager waits for a sign of life: KeeperLink::Word::kAlive from the
+    // process while it serves, the keeper's own while the process has a bound for its end.
+    absl::Duration watchdog = absl::InfiniteDuration();
   };
   // One of both: in the keeper the exit status of the program, in a new process what it has.
   struct Outcome {
@@ -117,6 +120,7 @@ class Keeper {
   void ScheduleRestart(int status, bool served);
   void OnStandbyEnd(int status);
   void CheckDeadlines();
+  void TellAlive();
 
   void OnUpgradeRequest();
   void OnChecked(int status);
@@ -142,6 +146,7 @@ class Keeper {
   int64_t serving_since_ns_ = 0;
   RestartWait restart_wait_;
   int64_t kill_at_ns_ = INT64_MAX;  // the process, when it has not ended by then
+  int64_t tell_at_ns_ = INT64_MAX;  // that the keeper lives, which kill_at_ns_ makes sure of
   // How the last process ended, until the next one has started: what the log tells then.
   pid_t ended_process_ = 0;
   int ended_status_ = 0;

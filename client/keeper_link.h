@@ -19,6 +19,7 @@ class KeeperLink {
     kMounted,  // comes with a descriptor of /dev/fuse
     kServing,  // requests are answered from now on; the value is the exit status for the shell
     kEnding,   // ends on purpose, and will not have to be replaced
+    kAlive,    // every event loop has turned of late
     // To the process.
     kLeave,  // make room for the next one: read nothing more, answer what can be answered, end
     kServe,  // to one that stands by: go on with /dev/fuse, which comes with it

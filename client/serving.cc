@@ -20,6 +20,7 @@
 #include "common/logging.h"
 #include "common/process.h"
 #include "common/status.h"
+#include "common/watchdog.h"
 
 namespace rnbd::client {
 namespace {
@@ -115,6 +116,7 @@ class Serving {
         fuse_(std::move(process.fuse)),
         state_(std::move(process.state)),
         kept_elsewhere_(process.kept_elsewhere),
+        patience_(process.watchdog),
         background_(std::move(background)),
         events_(&link_),
         program_(*options.config, state_.get(), std::move(process.memory), options.state_file) {}
@@ -157,6 +159,7 @@ class Serving {
   UniqueFd fuse_;
   const std::unique_ptr<MountState> state_;
   const bool kept_elsewhere_;
+  const absl::Duration patience_;  // of the service manager
   Background background_;
   Events events_;
   ClientProgram program_;
@@ -231,10 +234,17 @@ int Serving::FailToTakeOver(const absl::Status& why) {
 
 // Until the mount has gone, or somebody has ended it or is to go on with it.
 Event Serving::WaitForEnd() {
+  Watchdog watchdog(patience_, program_.rings(),
+                    [this] { static_cast<void>(link_.Send(KeeperLink::Word::kAlive)); });
+  const int interval_ms = watchdog.interval() == absl::InfiniteDuration()
+                              ? -1
+                              : static_cast<int>(absl::ToInt64Milliseconds(watchdog.interval()));
   for (;;) {
-    const Event event = events_.Next(-1);
+    const Event event = events_.Next(interval_ms);
     switch (event) {
       case Event::kNone:
+        watchdog.Look();
+        break;
       case Event::kServe:
         break;
       case Event::kUnmounted:

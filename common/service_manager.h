@@ -21,6 +21,7 @@ class ServiceManager {
 
   bool present() const { return socket_.valid(); }
   void Notify(absl::string_view state);
+  void NotifyAlive() { Notify("WATCHDOG=1"); }
   // Keeps a copy of `fd` under `name` until Forget(), or until it is useless.
   void Store(absl::string_view name, int fd);
   void Forget(absl::string_view name);

@@ -10,15 +10,15 @@ constexpr int kLooks = 4;
 
 }  // namespace
 
-Watchdog::Watchdog(ServiceManager* manager, std::vector<Ring*> rings)
-    : manager_(manager), rings_(std::move(rings)) {}
+Watchdog::Watchdog(absl::Duration patience, std::vector<Ring*> rings, std::function<void()> tell)
+    : interval_(IntervalFor(patience)), rings_(std::move(rings)), tell_(std::move(tell)) {}
 
-absl::Duration Watchdog::interval() const { return manager_->watchdog() / kLooks; }
+absl::Duration Watchdog::IntervalFor(absl::Duration patience) { return patience / kLooks; }
 
 void Watchdog::Look() {
   if (answers_ != nullptr) {
     if (answers_->load() < rings_.size()) return;
-    manager_->Notify("WATCHDOG=1");
+    tell_();
   }
   answers_ = std::make_shared<std::atomic<size_t>>(0);
   for (Ring* ring : rings_) {

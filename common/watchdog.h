@@ -3,30 +3,36 @@
 
 #include <atomic>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "common/ring.h"
-#include "common/service_manager.h"
 
 namespace rnbd {
 
-// Tells the service manager that the program is alive, as long as each of its event loops turns.
-// One that does not is a program that answers nobody; the service manager then starts it anew. On
+// Tells somebody, the service manager in the end, that the program is alive, as long as each of its
+// event loops turns. One that does not is a program that answers nobody, and is started anew. On
 // one thread, which is none of the loops.
 class Watchdog {
  public:
-  // Both outlive the object, and the rings the tasks that are posted to them.
-  Watchdog(ServiceManager* manager, std::vector<Ring*> rings);
+  // `tell` is called in time for who waits for it no longer than `patience`. The rings outlive the
+  // object, and the tasks that are posted to them.
+  Watchdog(absl::Duration patience, std::vector<Ring*> rings, std::function<void()> tell);
+
+  // The part of `patience` after which to look again, or for others to tell: infinite where that
+  // is.
+  static absl::Duration IntervalFor(absl::Duration patience);
 
   // How often Look() is to be called; infinite where nobody wants to know.
-  absl::Duration interval() const;
+  absl::Duration interval() const { return interval_; }
   void Look();
 
  private:
-  ServiceManager* const manager_;
+  const absl::Duration interval_;
   const std::vector<Ring*> rings_;
+  const std::function<void()> tell_;
   std::shared_ptr<std::atomic<size_t>> answers_;  // since they were asked last
 };
 

@@ -13,6 +13,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
+#include "common/ring.h"
+#include "common/service_manager.h"
 #include "common/unique_fd.h"
 #include "gtest/gtest.h"
 
@@ -35,8 +37,9 @@ class WatchdogTest : public ::testing::Test {
     manager_ = ServiceManager::FromEnvironment();
     first_ = *RingThread::Start("first", {});
     second_ = *RingThread::Start("second", {});
-    watchdog_ =
-        std::make_unique<Watchdog>(&manager_, std::vector<Ring*>{first_->ring(), second_->ring()});
+    watchdog_ = std::make_unique<Watchdog>(manager_.watchdog(),
+                                           std::vector<Ring*>{first_->ring(), second_->ring()},
+                                           [this] { manager_.NotifyAlive(); });
   }
 
   bool IsTold() const {
@@ -87,7 +90,7 @@ TEST(WatchdogOfNobody, HasNoInterval) {
   unsetenv("NOTIFY_SOCKET");
   unsetenv("WATCHDOG_USEC");
   ServiceManager manager = ServiceManager::FromEnvironment();
-  EXPECT_EQ(Watchdog(&manager, {}).interval(), absl::InfiniteDuration());
+  EXPECT_EQ(Watchdog(manager.watchdog(), {}, [] {}).interval(), absl::InfiniteDuration());
 }
 
 }  // namespace

@@ -123,6 +123,54 @@ wait_until 5 said STOPPING=1
 kill "${daemon[manager]}"
 case_end
 
+# Holds one thread for so many seconds, and says when it does.
+cat >"$TEST_DIR/hold_thread" <<'PYTHON'
+import ctypes, os, sys, time
+thread, seconds = int(sys.argv[1]), float(sys.argv[2])
+SEIZE, INTERRUPT = 0x4206, 0x4207
+libc = ctypes.CDLL(None, use_errno=True)
+for request in (SEIZE, INTERRUPT):
+    if libc.ptrace(request, thread, None, None) != 0:
+        sys.exit(os.strerror(ctypes.get_errno()))
+print("held", flush=True)
+time.sleep(seconds)
+PYTHON
+
+# The thread of that name of the process that serves the mount of client NAME.
+thread_of() { grep -lx "$2" /proc/"$(serving_process "$1")"/task/*/comm | cut -d/ -f5; }
+alive_times() { grep -cx WATCHDOG=1 "$TEST_DIR/said" || true; }
+
+case_start "the client tells that it is alive while its workers are"
+require_fuse
+require pgrep
+rm -f "$_sockets/notify"
+start_daemon manager python3 "$TEST_DIR/manager" "$_sockets/notify" "$TEST_DIR/said"
+wait_until 10 test -S "$_sockets/notify"
+make_images 8M disk.img
+serve_images
+export NOTIFY_SOCKET=$_sockets/notify WATCHDOG_USEC=800000
+map_images client "$TEST_DIR/watched" disk.img
+unset NOTIFY_SOCKET WATCHDOG_USEC
+wait_until 10 said READY=1
+wait_until 10 said_times WATCHDOG=1 4
+python3 "$TEST_DIR/hold_thread" "$(thread_of client worker-0)" 3 >"$TEST_DIR/held" &
+holder=$!
+wait_until 10 grep -q held "$TEST_DIR/held"
+# What was found before is told at the next look, 200 ms later at most.
+sleep 0.7
+before=$(alive_times)
+sleep 1.2
+after=$(alive_times)
+wait "$holder" || fail "the thread was not held"
+((after == before)) || fail "told $((after - before)) times while a worker stood still"
+wait_until 10 said_times WATCHDOG=1 $((after + 3))
+kill_serving client
+wait_until 10 said_times WATCHDOG=1 $(($(alive_times) + 3))
+stop_daemon client
+stop_daemon server
+kill "${daemon[manager]}"
+case_end
+
 case_start "mount options"
 # shellcheck disable=SC2016  # for the script that it writes
 printf '#!/bin/sh\nprintf "%%s|" "$@"\nexit "${STATUS:-0}"\n' >"$TEST_DIR/rnbd-fuse"

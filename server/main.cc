@@ -66,7 +66,7 @@ int Main() {
   }
   spdlog::info("rnbd-server is ready");
   manager.Notify("READY=1");
-  Watchdog watchdog(&manager, program.rings());
+  Watchdog watchdog(manager.watchdog(), program.rings(), [&manager] { manager.NotifyAlive(); });
   int signal = 0;
   while ((signal = WaitForSignal(signals, &watchdog)) == SIGHUP) program.Reload();
   spdlog::info("ending on {}", strsignal(signal));
