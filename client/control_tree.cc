@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "client/map_command.h"
 #include "client/remote_device.h"
@@ -68,6 +69,31 @@ std::string MigrationText(const ClientPath&) {
 
 void LogIfFailed(const absl::Status& status) {
   if (!status.ok()) spdlog::error("the control tree: {}", status);
+}
+
+// The numbers of a block device's stat, in their order; times are in milliseconds.
+std::string StatText(const DeviceTraffic& traffic) {
+  constexpr uint64_t kMs = 1'000'000;
+  const uint64_t all_ns =
+      traffic.read_ns + traffic.write_ns + traffic.discard_ns + traffic.flush_ns;
+  const uint64_t numbers[] = {traffic.reads,
+                              /*merged=*/0,
+                              traffic.read_sectors,
+                              traffic.read_ns / kMs,
+                              traffic.writes,
+                              /*merged=*/0,
+                              traffic.written_sectors,
+                              traffic.write_ns / kMs,
+                              traffic.in_flight,
+                              /*time with any in flight=*/0,
+                              all_ns / kMs,
+                              traffic.discards,
+                              /*merged=*/0,
+                              traffic.discarded_sectors,
+                              traffic.discard_ns / kMs,
+                              traffic.flushes,
+                              traffic.flush_ns / kMs};
+  return absl::StrJoin(numbers, " ");
 }
 
 }  // namespace
@@ -160,10 +186,7 @@ void ControlTree::AddDevice(const std::string& name) {
     return Line(absl::StrCat(device.remote->size() / kSectorSize));
   });
   AddDeviceText(name, "stat", [](MappedSession*, const MappedSession::DeviceView& device) {
-    const DeviceTraffic traffic = device.remote->traffic();
-    return Line(absl::StrCat(traffic.reads, " 0 ", traffic.read_sectors, " 0 ", traffic.writes,
-                             " 0 ", traffic.written_sectors, " 0 0 0 0 ", traffic.discards, " 0 ",
-                             traffic.discarded_sectors, " 0 ", traffic.flushes, " 0"));
+    return Line(StatText(device.remote->traffic()));
   });
   AddDeviceText(name, "rnbd/state",
                 [this](MappedSession*, const MappedSession::DeviceView& device) {

@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "client/remote_device.h"
+#include "common/ring.h"
 #include "common/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -398,6 +399,25 @@ TEST_F(HeldIoTest, TellsWhereEachRequestIs) {
   server_->Start();
   for (TestBlockRequest& write : writes) EXPECT_EQ(write.Wait(), 0);
   EXPECT_EQ(part.Wait(), 0);
+}
+
+TEST_F(HeldIoTest, CountsWhatIsNotAnsweredAndHowLongTheOthersTook) {
+  Start();
+  disk_.faults().Add(HangWrites());
+  TestBlockRequest write;
+  write.started_ns = Ring::coarse_now_ns();
+  SubmitWrite(&write, 0, Filled(4096, 't'));
+  ASSERT_TRUE(disk_.faults().AwaitHung(1, kPatience));
+  EXPECT_EQ(device_->traffic().writes, 1U);
+  EXPECT_EQ(device_->traffic().in_flight, 1U);
+  EXPECT_EQ(device_->traffic().write_ns, 0U);
+  absl::SleepFor(absl::Milliseconds(30));
+  disk_.faults().ReleaseHung();
+  EXPECT_EQ(write.Wait(), 0);
+  EXPECT_EQ(device_->traffic().in_flight, 0U);
+  EXPECT_GE(device_->traffic().write_ns, 25'000'000U);
+  EXPECT_LT(device_->traffic().write_ns, 60'000'000'000U);
+  EXPECT_EQ(device_->traffic().read_ns, 0U);
 }
 
 TEST_F(HeldIoTest, APartOfABlockIsWhereItsStepIs) {

@@ -103,6 +103,7 @@ void RemoteDevice::Restore(const DeviceFacts& facts) {
 
 DeviceTraffic RemoteDevice::traffic() const {
   DeviceTraffic sum;
+  uint64_t ended = 0;
   for (const Counters& each : counters_) {
     sum.reads += each.reads.load(std::memory_order_relaxed);
     sum.read_sectors += each.read_sectors.load(std::memory_order_relaxed);
@@ -111,7 +112,15 @@ DeviceTraffic RemoteDevice::traffic() const {
     sum.discards += each.discards.load(std::memory_order_relaxed);
     sum.discarded_sectors += each.discarded_sectors.load(std::memory_order_relaxed);
     sum.flushes += each.flushes.load(std::memory_order_relaxed);
+    sum.read_ns += each.read_ns.load(std::memory_order_relaxed);
+    sum.write_ns += each.write_ns.load(std::memory_order_relaxed);
+    sum.discard_ns += each.discard_ns.load(std::memory_order_relaxed);
+    sum.flush_ns += each.flush_ns.load(std::memory_order_relaxed);
+    ended += each.ended.load(std::memory_order_relaxed);
   }
+  // Of a worker that goes on meanwhile more may have ended than had begun.
+  const uint64_t begun = sum.reads + sum.writes + sum.discards + sum.flushes;
+  sum.in_flight = begun - std::min(begun, ended);
   return sum;
 }
 
@@ -134,6 +143,28 @@ void RemoteDevice::Count(size_t worker, const BlockRequest& request) {
   }
 }
 
+void RemoteDevice::CountEnd(size_t worker, const BlockRequest& request) {
+  Counters& counters = counters_[worker];
+  const auto ns = static_cast<uint64_t>(workers_[worker]->now_ns() - request.started_ns);
+  Counters::Add(&counters.ended, 1);
+  switch (request.operation) {
+    case BlockOperation::kRead:
+      return Counters::Add(&counters.read_ns, ns);
+    case BlockOperation::kWrite:
+      return Counters::Add(&counters.write_ns, ns);
+    case BlockOperation::kDiscard:
+    case BlockOperation::kWriteZeroes:
+      return Counters::Add(&counters.discard_ns, ns);
+    case BlockOperation::kFlush:
+      return Counters::Add(&counters.flush_ns, ns);
+  }
+}
+
+void RemoteDevice::End(size_t worker, BlockRequest* request, int error) {
+  CountEnd(worker, *request);
+  request->OnDone(error);
+}
+
 void RemoteDevice::Submit(size_t worker, BlockRequest* request) {
   Count(worker, *request);
   Start(worker, request);
@@ -148,7 +179,7 @@ void RemoteDevice::Start(size_t worker, BlockRequest* request) {
                            ? !write_back_cache_.load(std::memory_order_relaxed)
                            : request->length == 0;
   if (error != 0 || nothing) {
-    request->OnDone(error);
+    End(worker, request, error);
     return;
   }
   if (request->operation == BlockOperation::kFlush) return Flush(worker, request);
@@ -173,7 +204,7 @@ void RemoteDevice::Flush(size_t worker, BlockRequest* request) {
   if (unflushed_.BeginFlush()) {
     Transfer(worker, request, &flushes_);
   } else {
-    request->OnDone(EIO);
+    End(worker, request, EIO);
     loss_told_();
   }
 }
@@ -307,7 +338,7 @@ void RemoteDevice::OnUnalignedDone(size_t worker, BlockRequest* request, int err
     gate_.LeaveExclusive();
     NoteWritten(*request, error);
   }
-  request->OnDone(error);
+  End(worker, request, error);
 }
 
 // ECONNABORTED stands for a request that was lost with its path, and for nothing else.
@@ -315,7 +346,7 @@ void RemoteDevice::Finish(size_t worker, BlockRequest* request, int error) {
   if (error == ECONNABORTED) {
     HoldOrFail(worker, request, /*exclusive=*/false);
   } else {
-    request->OnDone(error);
+    End(worker, request, error);
   }
 }
 
@@ -337,7 +368,7 @@ void RemoteDevice::HoldOrFail(size_t worker, BlockRequest* request, bool exclusi
     request->place = RequestPlace::kHeld;
     held_.Hold(worker, request, exclusive, workers_[worker]->now_ns());
   } else {
-    FailHeld(request, exclusive);
+    FailHeld(worker, request, exclusive);
   }
 }
 
@@ -345,9 +376,9 @@ bool RemoteDevice::MayHold(size_t worker, const BlockRequest& request) const {
   return may_hold_.load(std::memory_order_acquire) && request.started_ns > hold_ended_ns_[worker];
 }
 
-void RemoteDevice::FailHeld(BlockRequest* request, bool exclusive) {
+void RemoteDevice::FailHeld(size_t worker, BlockRequest* request, bool exclusive) {
   if (exclusive) gate_.LeaveExclusive();
-  request->OnDone(EIO);
+  End(worker, request, EIO);
 }
 
 void RemoteDevice::AllowHolding(bool allow) {

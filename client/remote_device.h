@@ -40,6 +40,13 @@ struct DeviceTraffic {
   uint64_t discards = 0;
   uint64_t discarded_sectors = 0;
   uint64_t flushes = 0;
+  // Of these, those that are not answered yet.
+  uint64_t in_flight = 0;
+  // How long those that are took, all together, from when who waits for them asked.
+  uint64_t read_ns = 0;
+  uint64_t write_ns = 0;
+  uint64_t discard_ns = 0;
+  uint64_t flush_ns = 0;
 };
 
 // A device that a server has opened for us, as a BlockDevice: checks requests, cuts them to what a
@@ -167,9 +174,16 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
     Counter discards{0};
     Counter discarded_sectors{0};
     Counter flushes{0};
+    Counter ended{0};
+    Counter read_ns{0};
+    Counter write_ns{0};
+    Counter discard_ns{0};
+    Counter flush_ns{0};
   };
 
   void Count(size_t worker, const BlockRequest& request);
+  void CountEnd(size_t worker, const BlockRequest& request);
+  void End(size_t worker, BlockRequest* request, int error);
   void Start(size_t worker, BlockRequest* request);
   int Check(const BlockRequest& request) const;
   bool IsAligned(const BlockRequest& request) const;
@@ -186,7 +200,7 @@ class RemoteDevice final : public BlockDevice, private UnalignedIo::Device {
   void FinishGated(size_t worker, BlockRequest* request, int error);
   void FinishFlush(size_t worker, BlockRequest* request, int error);
   void HoldOrFail(size_t worker, BlockRequest* request, bool exclusive);
-  void FailHeld(BlockRequest* request, bool exclusive);
+  void FailHeld(size_t worker, BlockRequest* request, bool exclusive);
   void ResumeOn(size_t worker);
   void FailHeldOn(size_t worker);
   bool MayHold(size_t worker, const BlockRequest& request) const;

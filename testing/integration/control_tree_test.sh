@@ -123,8 +123,8 @@ expect_text open "$CTL/devices/other.img@blya/rnbd/state"
 dd if=/dev/urandom of="$TEST_DIR/data" bs=1M count=4 status=none
 dd if="$TEST_DIR/data" of="$MNT/other.img" bs=1M oflag=direct conv=notrunc status=none
 cmp -n 4194304 "$TEST_DIR/data" "$MNT/other.img" || fail "other data"
-read -r _ _ read_sectors _ writes _ written_sectors _ <"$SYS/block/other.img/stat"
-((read_sectors >= 8192 && writes >= 4 && written_sectors == 8192)) || fail "stat: $(<"$SYS/block/other.img/stat")"
+read -r _ _ read_sectors read_ms writes _ written_sectors write_ms in_flight _ all_ms _ <"$SYS/block/other.img/stat"
+((read_sectors >= 8192 && writes >= 4 && written_sectors == 8192 && in_flight == 0 && all_ms >= read_ms + write_ms && all_ms < 60000)) || fail "stat: $(<"$SYS/block/other.img/stat")"
 exec 5<>"$MNT/other.img"
 expect_store EBUSY "$SYS/block/other.img/rnbd/unmap_device" normal
 kill_and_wait
