@@ -78,8 +78,8 @@ TEST_F(ServerMetricsTest, DevicesAreCountedEachForItselfWhileTheyAreOpen) {
   for (const char* line :
        {"requests_total%,operation=\"read\"} 0", "requests_total%,operation=\"write\"} 2",
         "requests_total%,operation=\"other\"} 1", "bytes_total%,operation=\"write\"} 8192",
-        "errors_total%} 1", "request_seconds_total%} 1.000", "requests_at_work%} 1",
-        "requests_waiting%} 1", "wait_seconds_total%} 2.000"}) {
+        "errors_total%} 1", "request_seconds_total%} 1.000000000", "requests_at_work%} 1",
+        "requests_waiting%} 1", "wait_seconds_total%} 2.000000000"}) {
     EXPECT_THAT(text, HasSubstr(absl::StrCat("\nrnbd_server_device_",
                                              absl::StrReplaceAll(line, {{"%", blya}}), "\n")));
   }
