@@ -206,7 +206,8 @@ int DeviceSession::StartIo(rtrs::ServerRequest* request) {
 
 void DeviceSession::SubmitIo(Io* io) {
   rtrs::ServerRequest* const request = io->request;
-  watch_.Begin(request->chunk(), io->device_id, *io, Ring::coarse_now_ns());
+  watch_.Begin(request->chunk(), io->device_id, *io, RequestWatch::Place::kDisk,
+               Ring::coarse_now_ns());
   if (metrics_ != nullptr) {
     io->begun_ns = request->ring()->now_ns();
     metrics_->worker(request->worker())->Begin();
@@ -216,6 +217,8 @@ void DeviceSession::SubmitIo(Io* io) {
 }
 
 void DeviceSession::BeginWait(Io* io) {
+  watch_.Begin(io->request->chunk(), io->device_id, *io, RequestWatch::Place::kLimit,
+               Ring::coarse_now_ns());
   if (metrics_ == nullptr) return;
   io->begun_ns = io->request->ring()->now_ns();
   io->slot->counters->BeginWait(io->request->worker());
@@ -235,6 +238,7 @@ void DeviceSession::OnAdmitted(Io* io) {
 void DeviceSession::OnCancelled(Io* io, int error) {
   EndWait(*io);
   rtrs::ServerRequest* const request = io->request;
+  watch_.End(request->chunk());
   slots_.Release(io->slot);
   if (metrics_ != nullptr) metrics_->worker(request->worker())->Refuse(error);
   request->Complete(error);

@@ -32,8 +32,9 @@ absl::string_view OperationName(BlockOperation operation) {
 }  // namespace
 
 void RequestWatch::Begin(uint32_t chunk, uint32_t device_id, const BackendRequest& request,
-                         int64_t now_ns) {
+                         Place place, int64_t now_ns) {
   Entry& entry = entries_[chunk];
+  entry.place.store(place, std::memory_order_relaxed);
   entry.device_id.store(device_id, std::memory_order_relaxed);
   entry.operation.store(request.operation, std::memory_order_relaxed);
   entry.length.store(request.length, std::memory_order_relaxed);
@@ -58,7 +59,8 @@ std::vector<InFlightRequest> RequestWatch::InFlight(uint32_t device_id, int64_t 
     if (since_ns == 0 || entry.device_id.load(std::memory_order_relaxed) != device_id) continue;
     const absl::string_view operation =
         OperationName(entry.operation.load(std::memory_order_relaxed));
-    found.push_back({std::max<int64_t>(now_ns - since_ns, 0), "disk",
+    const bool at_disk = entry.place.load(std::memory_order_relaxed) == Place::kDisk;
+    found.push_back({std::max<int64_t>(now_ns - since_ns, 0), at_disk ? "disk" : "limit",
                      absl::StrReplaceAll(absl::AsciiStrToLower(operation), {{"_", "-"}}),
                      entry.offset.load(std::memory_order_relaxed),
                      entry.length.load(std::memory_order_relaxed)});
@@ -75,7 +77,8 @@ std::vector<std::string> RequestWatch::Look(int64_t now_ns, absl::Duration age) 
   std::map<uint32_t, Stuck> found;
   for (const Entry& entry : entries_) {
     const int64_t since_ns = entry.since_ns.load(std::memory_order_relaxed);
-    if (since_ns == 0 || absl::Nanoseconds(now_ns - since_ns) < age) continue;
+    if (since_ns == 0 || entry.place.load(std::memory_order_relaxed) != Place::kDisk) continue;
+    if (absl::Nanoseconds(now_ns - since_ns) < age) continue;
     Stuck& stuck = found[entry.device_id.load(std::memory_order_relaxed)];
     if (stuck.count++ > 0 && since_ns >= stuck.since_ns) continue;
     stuck.since_ns = since_ns;

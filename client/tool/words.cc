@@ -142,7 +142,7 @@ constexpr Command kCommands[] = {
      "rates of all mounts and of the server, again and again"},
     {true, Target::kDevice, Verb::kList, kListOptions, "the devices that are exported"},
     {true, Target::kDevice, Verb::kShow, kShowDevice, "one of them"},
-    {true, Target::kDevice, Verb::kInflight, kInflight, "the requests that are at the disks"},
+    {true, Target::kDevice, Verb::kInflight, kInflight, "the requests that are at the disks, or wait for limits"},
     {true, Target::kDevice, Verb::kClose, "DEVICE [from] [SESSION] [force] [verbose]",
      "takes a device away from a session, which gets errors from then on"},
     {true, Target::kDevice, Verb::kResize, "DEVICE [from] [SESSION] [verbose]",
