@@ -45,6 +45,26 @@ kill_serving client
 head -c 4096 "$loop" >/dev/null
 case_end
 
+case_start "the file has changed, under load"
+timeout 60 fio --name=load --filename="$loop" --rw=randwrite --bs=4k --size=64m --rate_iops=2000,2000 --time_based --runtime=6 \
+  --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --do_verify=0 --verify_state_save=0 \
+  --output="$TEST_DIR/fio.log" &
+fio_pid=$!
+make_images 8M second.img
+sleep 1
+cp "$TEST_DIR/client.yaml" "$TEST_DIR/good.yaml"
+echo "      - path: second.img" >>"$TEST_DIR/client.yaml"
+run_bounded 20 "$new" --upgrade "$mount"
+wait_until 10 test -e "$mount/second.img"
+echo second | dd of="$mount/second.img" bs=512 count=1 conv=sync,notrunc,fsync status=none
+[[ $(head -c 6 "$IMAGES/second.img") == second ]] || fail "the device that the file has now does not work"
+sleep 1
+cp "$TEST_DIR/good.yaml" "$TEST_DIR/client.yaml"
+run_bounded 20 "$new" --upgrade "$mount"
+[[ ! -e $mount/second.img ]] || fail "the device that the file does not have any more is still there"
+wait "$fio_pid" || fail "fio: $(tail -n 5 "$TEST_DIR/fio.log")"
+case_end
+
 case_start "a program that cannot go on changes nothing"
 before=$(serving_process client)
 cp "$TEST_DIR/client.yaml" "$TEST_DIR/good.yaml"
