@@ -159,11 +159,12 @@ case_end
 
 # Reads in a second, of the device in the mount, over two of them.
 reads_per_second() {
-  local before after rest
+  local before after begin rest
+  begin=$(date +%s%N)
   read -r before rest <"$MNT/sys/block/disk0/stat"
   sleep 2
   read -r after rest <"$MNT/sys/block/disk0/stat"
-  echo $(((after - before) / 2))
+  echo $(((after - before) * 1000000000 / ($(date +%s%N) - begin)))
 }
 expect_rate() {
   local found
