@@ -43,6 +43,7 @@ allowed_calls() {
 
 calls_of() {
   local each
+  [[ $1 == @* ]] || { echo "$1" && return; }
   while read -r each; do
     case $each in
       "$1" | "#"* | "") ;;
