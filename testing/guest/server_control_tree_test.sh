@@ -55,7 +55,7 @@ tree() {
   {
     list "$1/class/rnbd-server/ctl/devices" rnbd-server/
     list "$1/class/rtrs-server/$3" rtrs-server/
-  } | sed "s/$2/DISK/; s/$3/SESSION/" | grep -vE "/sessions/SESSION/(resize|limits)$" # which are ours
+  } | sed "s/$2/DISK/; s/$3/SESSION/" | grep -vE "/sessions/SESSION/(inflight|limits|resize)$" # which are ours
 }
 
 case_start "names and modes are the kernel's"
