@@ -59,8 +59,11 @@ class Domain {
   virtual absl::StatusOr<Region> RegisterWindows(absl::Span<uint8_t> memory, uint32_t window_bytes);
 };
 
-// A piece of registered memory that a work request sends.
+// A piece of memory that a work request sends.
 struct LocalSpan {
+  // Stands for memory of no region, where Connection::SendsAnyMemory().
+  static constexpr uint32_t kAnyMemory = 0xFFFFFFFF;
+
   const uint8_t* data = nullptr;
   uint32_t length = 0;
   uint32_t key = 0;  // Region::local_key
@@ -175,6 +178,10 @@ class Connection {
   // Queues a request; the requests of one turn of the ring go out together at its end, in order.
   // Does nothing once the connection is closing.
   virtual void Post(const WorkRequest& request) = 0;
+
+  // Once established: whether it sends memory that is registered nowhere and may change while it is
+  // being sent; the peer then gets some of the bytes as they were and some as they are.
+  virtual bool SendsAnyMemory() const { return false; }
 
   // Opens a window of the connection's domain: its key is in force before anything that is posted
   // later. Nothing is opened, and the key is 0, once the connection is closing. Windows belong to

@@ -12,15 +12,18 @@
 namespace rnbd::rtrs {
 
 // What a card would refuse of a request, so that mistakes show on every fabric, at once and in
-// words. `Memory` tells by Holds(span) whether a span lies in the region that its key names.
+// words. `Memory` tells by Holds(span) whether a span lies in the region that its key names;
+// `any_memory`: whether spans may lie elsewhere, with LocalSpan::kAnyMemory.
 template <typename Memory>
-absl::Status CheckSpans(const WorkRequest& request, const Memory& memory) {
+absl::Status CheckSpans(const WorkRequest& request, const Memory& memory,
+                        bool any_memory = false) {
   if (request.span_count > kMaxLocalSpans) {
     return ErrnoToStatus(EINVAL, absl::StrCat("post a request of ", request.span_count, " spans"));
   }
   uint64_t length = 0;
   for (uint8_t i = 0; i < request.span_count; ++i) {
     length += request.spans[i].length;
+    if (any_memory && request.spans[i].key == LocalSpan::kAnyMemory) continue;
     if (request.spans[i].length > 0 && !memory.Holds(request.spans[i])) {
       return ErrnoToStatus(EFAULT, "post a request from memory that is not registered");
     }

@@ -24,6 +24,10 @@ constexpr absl::Duration kParkedRetry = absl::Milliseconds(1);
 
 bool ServerRequest::abandoned() const { return connection_->lost(); }
 
+bool ServerRequest::may_lend() const {
+  return request_.direction == Direction::kRead && connection_->sends_any_memory();
+}
+
 void ServerRequest::Complete(int error) { connection_->Respond(this, error); }
 
 ServerConnection::ServerConnection(uint16_t cid, Ring* ring, size_t worker,
@@ -176,6 +180,7 @@ void ServerConnection::Begin(const RequestImmediate& place, bool may_be_spoiled)
     request->user_.store(reinterpret_cast<uintptr_t>(path_), std::memory_order_relaxed);
   }
   request->request_ = *parsed;
+  request->lent_ = nullptr;
   request->connection_ = this;
   request->ring_ = ring_;
   request->worker_ = worker_;
@@ -243,7 +248,10 @@ void ServerConnection::Disconnect(const absl::Status& why) {
 void ServerConnection::Respond(ServerRequest* request, int error) {
   const Request answered = request->request_;
   const uint32_t chunk = request->chunk_;
-  const uint8_t* data = request->data_;
+  const LocalSpan data =
+      request->lent_ == nullptr
+          ? LocalSpan{request->data_, answered.data_len, path_->chunks_key}
+          : LocalSpan{request->lent_, answered.data_len, LocalSpan::kAnyMemory};
   if (path_->has_windows() && !lost_) {
     path_->next_keys[chunk] =
         MakeRkeyResponse(static_cast<uint16_t>(chunk), connection_->OpenWindow(chunk));
@@ -271,7 +279,7 @@ void ServerConnection::TellIfDrained() {
 }
 
 // Section 3.7.
-void ServerConnection::SendAnswer(const Request& request, uint32_t chunk, const uint8_t* data,
+void ServerConnection::SendAnswer(const Request& request, uint32_t chunk, const LocalSpan& data,
                                   int error) {
   ServerChunks* chunks = path_->chunks.load(std::memory_order_relaxed);
   if (error == 0 && request.direction == Direction::kRead && request.data_len > 0) {
@@ -280,7 +288,7 @@ void ServerConnection::SendAnswer(const Request& request, uint32_t chunk, const 
     result.key = request.rkey;
     result.remote_address = request.addr;
     result.span_count = 1;
-    result.spans[0] = {data, request.data_len, path_->chunks_key};
+    result.spans[0] = data;
     connection_->Post(result);
   }
   if (request.need_invalidate) {

@@ -77,6 +77,8 @@ class ServerConnection final : public ConnectionHandler {
   Ring* ring() const { return ring_; }
   // On its thread: nothing is sent any more.
   bool lost() const { return lost_; }
+  // On its thread: answers may be sent from any memory.
+  bool sends_any_memory() const { return connection_->SendsAnyMemory(); }
   // What came over it; any thread.
   const PathCounters& counters() const { return counters_; }
   // Once it has received something: any thread that knows of that.
@@ -124,7 +126,7 @@ class ServerConnection final : public ConnectionHandler {
   void RetryParked();
   void DropParked();
   void DropClosing();
-  void SendAnswer(const Request& request, uint32_t chunk, const uint8_t* data, int error);
+  void SendAnswer(const Request& request, uint32_t chunk, const LocalSpan& data, int error);
   void TellLost();
   void TellIfDrained();
   void Violation(absl::string_view what);

@@ -34,6 +34,12 @@ class ServerRequest {
   // The chunk's data, which the client could still change at any time. kWrite: what it sent. kRead:
   // where the answer goes, all of which is sent when the request succeeds.
   absl::Span<uint8_t> data() const { return absl::MakeSpan(data_, request_.data_len); }
+  // kRead: whether Lend() may be called.
+  bool may_lend() const;
+  // The answer to a read lies in `data`, data().size() bytes, and not in data(). They are read when
+  // they are sent, after Complete(), and may change until then. They stay mapped for as long as the
+  // server lives.
+  void Lend(const uint8_t* data) { lent_ = data; }
   // Where the request's work is to be started; its thread is the only one to call Complete().
   Ring* ring() const { return ring_; }
   // Number of that thread among the server's workers.
@@ -57,6 +63,7 @@ class ServerRequest {
   std::atomic<uintptr_t> user_{0};
   uint32_t chunk_ = 0;
   uint8_t* data_ = nullptr;
+  const uint8_t* lent_ = nullptr;
   Ring* ring_ = nullptr;
   size_t worker_ = 0;
   ServerConnection* connection_ = nullptr;

@@ -67,7 +67,7 @@ absl::Status StreamConnection::CheckRequest(const WorkRequest& request) const {
     return ErrnoToStatus(ENOBUFS, absl::StrCat("the peer does not read: ", tail_ - head_,
                                                " requests wait to be sent"));
   }
-  return CheckSpans(request, *domain_);
+  return CheckSpans(request, *domain_, SendsAnyMemory());
 }
 
 uint32_t StreamConnection::PayloadCrc(const Frame& frame) const {

@@ -64,6 +64,8 @@ class StreamConnection final : public Connection {
   void PostReceive(absl::Span<uint8_t> buffer, uint32_t count) override;
   void Post(const WorkRequest& request) override;
   LocalEnd local_end() const override;
+  // Not with a checksum, which is made before the bytes go.
+  bool SendsAnyMemory() const override { return (features_ & kFeaturePayloadCrc) == 0; }
   void Disconnect(const absl::Status& reason) override;
 
  private:

@@ -32,11 +32,15 @@ std::vector<FabricUnderTest> StreamFabrics() {
       return std::make_unique<StreamFabric>(StreamOptions{.payload_checksum = checksum});
     };
     const std::string suffix = checksum ? "Checksum" : "";
-    fabrics.push_back({absl::StrCat("Tcp4", suffix), create,
-                       [] { return *ParseServerAddress(AddressScheme::kTcp, "127.0.0.1:0"); }});
-    fabrics.push_back({absl::StrCat("Tcp6", suffix), create,
-                       [] { return *ParseServerAddress(AddressScheme::kTcp, "[::1]:0"); }});
-    fabrics.push_back({absl::StrCat("Unix", suffix), create, UnusedUnixAddress});
+    auto add = [&](absl::string_view name, std::function<Address()> address) {
+      fabrics.push_back({.name = absl::StrCat(name, suffix),
+                         .create = create,
+                         .listen_address = std::move(address),
+                         .sends_any_memory = !checksum});
+    };
+    add("Tcp4", [] { return *ParseServerAddress(AddressScheme::kTcp, "127.0.0.1:0"); });
+    add("Tcp6", [] { return *ParseServerAddress(AddressScheme::kTcp, "[::1]:0"); });
+    add("Unix", UnusedUnixAddress);
   }
   return fabrics;
 }

@@ -51,6 +51,10 @@ class BackendRequest {
       false;  // kWrite: everything acknowledged before is durable before this is written
   bool no_unmap = false;    // kWriteZeroes: keep the blocks allocated
   uint16_t priority = 0;    // Linux ioprio, 0: none
+  // kRead: the backend may lend its bytes instead of filling `data`, if they stay mapped for as long
+  // as the process serves. They may change after OnDone().
+  bool may_lend = false;
+  const uint8_t* lent = nullptr;  // kRead: where they are; nullptr: in `data`
   int buffer_slot = -1;     // `data` lies in this registered buffer of Submit()'s ring, -1: in none
   uint32_t length = 0;      // bytes
   uint64_t offset = 0;      // bytes

@@ -193,6 +193,8 @@ int DeviceSession::StartIo(rtrs::ServerRequest* request) {
   work.offset = io->sector * kSectorSize;
   work.length = io->size;
   work.data = request->data().data();
+  work.may_lend = request->may_lend();
+  work.lent = nullptr;
   work.buffer_slot =
       HasData(io->operation) ? chunk_buffers_.Slot(request->worker(), request->chunk()) : -1;
   work.device_id = io->device_id;
@@ -256,6 +258,7 @@ void DeviceSession::Io::OnDone(int error) {
   session->watch_.End(answered->chunk());
   if (session->metrics_ != nullptr) session->CountEnd(*this, error);
   session->slots_.Release(slot);
+  if (lent != nullptr) answered->Lend(lent);
   answered->Complete(error);
 }
 

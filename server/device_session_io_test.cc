@@ -41,6 +41,22 @@ TEST_F(DeviceSessionIoTest, ReadsAndWritesGoWhereTheySay) {
   EXPECT_EQ(Disk()[kDiskBytes - 1], 0x5a);
 }
 
+// The answers come out of the disk's memory where they can be sent from there, and out of the chunk
+// where they cannot.
+TEST_F(DeviceSessionIoTest, WhatADiskLendsIsSent) {
+  rtrs::StreamFabric with_checksum(rtrs::StreamOptions{.payload_checksum = true});
+  testing::RnbdClient checking(&with_checksum, &server_, "checking");
+  disk_.Lend();
+  for (testing::RnbdClient* client : {client_.get(), &checking}) {
+    const uint32_t id = client->Open("disk0", AccessMode::kReadOnly);
+    absl::Span<uint8_t> data = client->data(64 << 10);
+    for (uint64_t sector : {0, 9, 1000}) {
+      ASSERT_EQ(client->Io(MakeRequest(id, Operation::kRead, sector, 64 << 10), data), 0);
+      EXPECT_EQ(std::memcmp(data.data(), Disk() + sector * 512, 64 << 10), 0);
+    }
+  }
+}
+
 TEST_F(DeviceSessionIoTest, EveryOperationComesToTheBackendAsItWasMeant) {
   const uint32_t id = client_->Open("disk0");
   disk_.Record(true);

@@ -82,16 +82,21 @@ MemoryBackend::MemoryBackend(std::shared_ptr<MemoryDisk> disk, bool read_only)
   geometry_.max_write_zeroes = kMaxZeroes;
 }
 
-void MemoryBackend::Submit(Ring*, BackendRequest* request) { request->OnDone(Execute(*request)); }
+void MemoryBackend::Submit(Ring*, BackendRequest* request) { request->OnDone(Execute(request)); }
 
-int MemoryBackend::Execute(const BackendRequest& request) {
+int MemoryBackend::Execute(BackendRequest* work) {
+  BackendRequest& request = *work;
   if (int error = CheckRequest(geometry_, geometry_.size, read_only_, request); error != 0)
     return error;
   if (request.operation == BlockOperation::kFlush || request.length == 0) return 0;
   uint8_t* place = disk_->data() + request.offset;
   switch (request.operation) {
     case BlockOperation::kRead:
-      std::memcpy(request.data, place, request.length);
+      if (request.may_lend) {
+        request.lent = place;
+      } else {
+        std::memcpy(request.data, place, request.length);
+      }
       return 0;
     case BlockOperation::kWrite:
       std::memcpy(place, request.data, request.length);

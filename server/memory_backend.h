@@ -59,7 +59,7 @@ class MemoryBackend final : public Backend {
   void Submit(Ring* ring, BackendRequest* request) override;
 
  private:
-  int Execute(const BackendRequest& request);
+  int Execute(BackendRequest* request);
 
   const std::shared_ptr<MemoryDisk> disk_;
   const bool read_only_;

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "common/ring.h"
 #include "common/status.h"
 #include "gtest/gtest.h"
 #include "testing/backend_conformance.h"
@@ -19,8 +20,10 @@ using ::rnbd::testing::AlignedBuffer;
 using ::rnbd::testing::BackendConformance;
 using ::rnbd::testing::ConformanceDisk;
 using ::rnbd::testing::ConformanceSubject;
+using ::rnbd::testing::Execute;
 using ::rnbd::testing::kConformanceDiskSize;
 using ::rnbd::testing::SubjectName;
+using ::rnbd::testing::TestRequest;
 
 class InMemory final : public ConformanceDisk {
  public:
@@ -49,6 +52,30 @@ INSTANTIATE_TEST_SUITE_P(Memory, BackendConformance,
                              .keeps_unfreed = true,
                          }),
                          SubjectName);
+
+TEST(MemoryBackendTest, ReadsAreLentToWhoeverTakesThem) {
+  const std::unique_ptr<Ring> ring = *Ring::Create({});
+  const std::shared_ptr<MemoryDisk> disk = *MemoryDisk::Create(64 << 10);
+  MemoryBackend backend(disk, /*read_only=*/false);
+  AlignedBuffer data(4096);
+  TestRequest request;
+  request.offset = 8192;
+  request.length = 4096;
+  request.data = data.data();
+  for (const bool may_lend : {false, true}) {
+    request.may_lend = may_lend;
+    ASSERT_EQ(Execute(ring.get(), &backend, &request), 0);
+    EXPECT_EQ(request.lent, may_lend ? disk->data() + 8192 : nullptr);
+  }
+  // Nobody is lent what does not lie on the disk, and a write takes its own data.
+  request.lent = nullptr;
+  request.offset = 62 << 10;
+  EXPECT_EQ(Execute(ring.get(), &backend, &request), EIO);
+  request.offset = 0;
+  request.operation = BlockOperation::kWrite;
+  EXPECT_EQ(Execute(ring.get(), &backend, &request), 0);
+  EXPECT_EQ(request.lent, nullptr);
+}
 
 TEST(MemoryDisksTest, ADiskIsFoundAgainByItsName) {
   MemoryDisks disks;

@@ -62,6 +62,9 @@ class TestDisk {
   // What the next open says; the memory stays as large as it is.
   void set_geometry(const server::Geometry& geometry);
 
+  // Lends its memory to readers who may borrow it, from now on.
+  void Lend() { lends_.store(true); }
+
   void Record(bool on) { record_.store(on); }
   std::vector<Seen> TakeSeen();
 
@@ -80,6 +83,7 @@ class TestDisk {
   absl::Mutex memory_mutex_;
   std::shared_ptr<FaultInjector> faults_ = std::make_shared<FaultInjector>();
   std::atomic<uint64_t> size_;
+  std::atomic<bool> lends_{false};
   std::atomic<bool> record_{false};
   std::atomic<int> opens_{0};
   std::atomic<int> writers_{0};

@@ -25,6 +25,8 @@ struct FabricUnderTest {
   // A place to listen at that was not used before.
   std::function<Address()> listen_address;
 
+  // Connection::SendsAnyMemory().
+  bool sends_any_memory = false;
   // The peer learns what was given to Disconnect().
   bool carries_reason = true;
   // A message for which no receive is posted is a violation; otherwise it waits for one.

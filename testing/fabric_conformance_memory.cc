@@ -168,6 +168,27 @@ TEST_P(FabricConformanceTest, DomainsHoldALimitedNumberOfRegions) {
   EXPECT_EQ(StatusToErrno(more.status()), ENOSPC) << more.status();
 }
 
+TEST_P(FabricConformanceTest, MemoryOfNoRegionIsSentOnlyWhereTheFabricSaysSo) {
+  FabricPair pair = Connected();
+  const std::vector<uint8_t> text = Pattern(100, 10);
+  WorkRequest request =
+      pair.client->WriteRequest(Opcode::kWriteWithImmediate, 0, 100, pair.server->window_region(), 7);
+  request.spans[0] = {text.data(), 100, LocalSpan::kAnyMemory};
+  bool sends = false;
+  pair.client->Run([&] { sends = pair.client->connection()->SendsAnyMemory(); });
+  EXPECT_EQ(sends, GetParam().sends_any_memory);
+  pair.client->Post(request);
+  if (sends) {
+    ASSERT_TRUE(pair.server->WaitForMessages(1)) << pair.server->why();
+    EXPECT_TRUE(SameBytes(pair.server->window().subspan(7, 100), text));
+    ExpectToWork(&pair);
+  } else {
+    ASSERT_TRUE(pair.client->WaitUntilDown());
+    EXPECT_EQ(pair.client->error(), EFAULT) << pair.client->why();
+    EXPECT_EQ(pair.server->message_count(), 0u);
+  }
+}
+
 // Mistakes of our own are found as well, before they become a card's.
 struct BadRequest {
   std::string name;
