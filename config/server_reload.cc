@@ -1,7 +1,8 @@
 #include "config/server_reload.h"
 
-#include <algorithm>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
@@ -11,25 +12,13 @@
 namespace rnbd::config {
 namespace {
 
-std::string Text(bool value) { return value ? "yes" : "no"; }
-std::string Text(uint32_t value) { return absl::StrCat(value); }
-std::string Text(int value) { return absl::StrCat(value); }
-std::string Text(const std::string& value) { return value.empty() ? "none" : value; }
-std::string Text(absl::Duration value) { return DurationToString(value); }
-std::string Text(const absl::optional<rtrs::Address>& value) {
-  return value ? value->ToString() : "none";
-}
-std::string Text(const std::vector<ListenConfig>& value) {
+std::string ListenText(const std::vector<ListenConfig>& value) {
   return absl::StrJoin(value, ", ", [](std::string* out, const ListenConfig& listen) {
     absl::StrAppend(out, listen.address.ToString());
   });
 }
 
-std::string Arrow(absl::string_view key, absl::string_view before, absl::string_view after) {
-  return absl::StrCat(key, ": ", before, " -> ", after);
-}
-
-std::string Text(const ServerSessionConfig& session) {
+std::string SessionText(const ServerSessionConfig& session) {
   std::vector<std::string> words = {absl::StrCat("session \"", session.name, "\"")};
   if (!session.from.empty()) {
     words.push_back(absl::StrCat(
@@ -67,7 +56,7 @@ class Planner {
 
   ServerReload Plan() && {
     ServerConfig& now = reload_.config;
-    Keep("listen", running_.listen, &now.listen);
+    KeepListen(running_.listen, &now.listen);
     Keep("queue_depth", running_.queue_depth, &now.queue_depth);
     KeepSize("max_io_size", running_.max_io_size, &now.max_io_size);
     Keep("always_invalidate", running_.always_invalidate, &now.always_invalidate);
@@ -96,13 +85,19 @@ class Planner {
  private:
   template <typename Value>
   void Take(absl::string_view key, const Value& before, const Value& after) {
-    if (before != after) reload_.changes.push_back(Arrow(key, Text(before), Text(after)));
+    if (before != after) reload_.changes.push_back(Arrow(key, ValueText(before), ValueText(after)));
   }
 
   template <typename Value>
   void Keep(absl::string_view key, const Value& before, Value* after) {
     if (before == *after) return;
-    reload_.needs_restart.push_back(Arrow(key, Text(before), Text(*after)));
+    reload_.needs_restart.push_back(Arrow(key, ValueText(before), ValueText(*after)));
+    *after = before;
+  }
+
+  void KeepListen(const std::vector<ListenConfig>& before, std::vector<ListenConfig>* after) {
+    if (before == *after) return;
+    reload_.needs_restart.push_back(Arrow("listen", ListenText(before), ListenText(*after)));
     *after = before;
   }
 
@@ -158,12 +153,12 @@ class Planner {
     const size_t known = reload_.changes.size();
     for (const ServerSessionConfig& session : before) {
       if (!absl::c_linear_search(after, session)) {
-        reload_.changes.push_back(absl::StrCat("- ", Text(session)));
+        reload_.changes.push_back(absl::StrCat("- ", SessionText(session)));
       }
     }
     for (const ServerSessionConfig& session : after) {
       if (!absl::c_linear_search(before, session)) {
-        reload_.changes.push_back(absl::StrCat("+ ", Text(session)));
+        reload_.changes.push_back(absl::StrCat("+ ", SessionText(session)));
       }
     }
     if (reload_.changes.size() == known) {
@@ -179,16 +174,6 @@ class Planner {
 
 ServerReload PlanReload(const ServerConfig& running, const ServerConfig& file) {
   return Planner(running, file).Plan();
-}
-
-std::string Describe(const ServerReload& reload) {
-  if (reload.changes.empty() && reload.needs_restart.empty()) return "nothing is different\n";
-  std::string text;
-  for (const std::string& line : reload.changes) absl::StrAppend(&text, line, "\n");
-  for (const std::string& line : reload.needs_restart) {
-    absl::StrAppend(&text, "takes a restart: ", line, "\n");
-  }
-  return text;
 }
 
 }  // namespace rnbd::config
