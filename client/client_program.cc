@@ -130,11 +130,20 @@ absl::StatusOr<size_t> ClientProgram::TakeOver(
   if (metrics_port_ != nullptr) {
     tree_thread_->ring()->Post([this] { metrics_port_->OpenWhenFree(); });
   }
+  if (changes.ok()) KeepWhatIsLeftOf(contents.changes);
   control_->ring()->Post([this] {
     CreateLoops();
     AttachLoops([](const absl::Status&) {});
   });
   return files;
+}
+
+// What the file says by now was not changed at run time any more: when the file says something else
+// later, that counts.
+void ClientProgram::KeepWhatIsLeftOf(const std::string& changes) {
+  const std::string left = config::WriteChanges(config::Difference(config_, now_));
+  if (left == changes) return;
+  control_->ring()->Post([this, left] { Keep(left, [](const absl::Status&) {}); });
 }
 
 // nullptr where the configuration does not have it any more.

@@ -121,6 +121,7 @@ class ClientProgram final : private MappedSession::Observer, private Mappings::H
   void NotePrivilege(const absl::Status& used);
   absl::Status ReadStateFile();
   void Configure(const config::ClientChanges& changes);
+  void KeepWhatIsLeftOf(const std::string& changes);
   absl::Status CreateSessions();
   bool AllReported() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return reported_.size() == expected_;

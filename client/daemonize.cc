@@ -38,7 +38,7 @@ volatile pid_t the_child = 0;
 
 void PassOn(int signal) { kill(the_child, signal); }
 
-constexpr int kEndingSignals[] = {SIGINT, SIGTERM, SIGHUP};
+constexpr int kEndingSignals[] = {SIGINT, SIGTERM};
 
 void PassOnSignals(pid_t child) {
   the_child = child;

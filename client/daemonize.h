@@ -24,7 +24,8 @@ class Background {
 
   // Forks, so the process must have no other thread yet. The child returns at once, in a session of
   // its own. The parent returns when the child has said that it is ready, or has ended; until then
-  // it passes on to it the signals that a person or a service manager ends a program with.
+  // it passes on to it the signals that a person or a service manager ends a program with. When its
+  // terminal goes, SIGHUP ends the parent alone.
   static absl::StatusOr<Background> Enter();
 
   // Only in the parent: what it has to exit with. It is what the child gave Ready(), or its own

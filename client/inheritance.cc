@@ -22,8 +22,10 @@ UniqueFd Take(int fd) {
 
 }  // namespace
 
-void Inheritance::Print(char (&variable)[kVariableBytes], int fuse, int state, int reply) {
-  snprintf(variable, sizeof(variable), "%s=%d,%d,%d", kVariable, fuse, state, reply);
+void Inheritance::Print(char (&variable)[kVariableBytes], int fuse, int state, int reply,
+                        bool only_if_different) {
+  snprintf(variable, sizeof(variable), "%s=%d,%d,%d,%d", kVariable, fuse, state, reply,
+           only_if_different ? 1 : 0);
 }
 
 absl::StatusOr<Inheritance> Inheritance::FromEnvironment() {
@@ -33,12 +35,14 @@ absl::StatusOr<Inheritance> Inheritance::FromEnvironment() {
     int fuse_fd = -1;
     int state_fd = -1;
     int reply_fd = -1;
-    if (sscanf(value, "%d,%d,%d", &fuse_fd, &state_fd, &reply_fd) != 3) {
+    int only_if_different = 0;  // not there from programs before there was a reload
+    if (sscanf(value, "%d,%d,%d,%d", &fuse_fd, &state_fd, &reply_fd, &only_if_different) < 3) {
       return ErrnoToStatus(EINVAL, absl::StrCat(kVariable, "=", value));
     }
     inheritance.fuse = Take(fuse_fd);
     state = Take(state_fd);
     inheritance.reply = Take(reply_fd);
+    inheritance.only_if_different = only_if_different != 0;
   } else {
     inheritance.fuse = TakeStored(kFuseName);
     state = TakeStored(kStateName);

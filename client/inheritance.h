@@ -21,7 +21,8 @@ struct Inheritance {
 
   // Writes "NAME=VALUE" for the environment of the next program; -1 stands for none. Allocates
   // nothing.
-  static void Print(char (&variable)[kVariableBytes], int fuse, int state, int reply);
+  static void Print(char (&variable)[kVariableBytes], int fuse, int state, int reply,
+                    bool only_if_different = false);
 
   // Takes the descriptors, and the variables out of the environment. Without any, `fuse` and
   // `state` are empty. Once.
@@ -31,6 +32,9 @@ struct Inheritance {
   std::unique_ptr<MountState> state;
   // Of whoever asked for the new version, and waits to hear how it went; see UpgradePort.
   UniqueFd reply;
+  // Of a check: whether to say, by kNothingDifferent, that going on would change nothing.
+  bool only_if_different = false;
+  static constexpr int kNothingDifferent = 4;  // an exit status
 };
 
 }  // namespace rnbd::client

@@ -48,6 +48,19 @@ TEST(InheritanceTest, TakesWhatTheEarlierProgramLeft) {
   EXPECT_EQ("/mnt", inheritance.state->Read()->mount_point);
 }
 
+TEST(InheritanceTest, KnowsWhatIsAskedOfACheck) {
+  char variable[Inheritance::kVariableBytes];
+  Inheritance::Print(variable, -1, -1, -1, /*only_if_different=*/true);
+  SetVariable(variable);
+  EXPECT_TRUE(Inheritance::FromEnvironment()->only_if_different);
+  Inheritance::Print(variable, -1, -1, -1);
+  SetVariable(variable);
+  EXPECT_FALSE(Inheritance::FromEnvironment()->only_if_different);
+  // As programs print it from before there was a reload.
+  setenv(Inheritance::kVariable, "-1,-1,-1", 1);
+  EXPECT_FALSE(Inheritance::FromEnvironment()->only_if_different);
+}
+
 TEST(InheritanceTest, RefusesAStateThatItCannotRead) {
   char variable[Inheritance::kVariableBytes];
   Inheritance::Print(variable, -1, open("/dev/zero", O_RDONLY), -1);

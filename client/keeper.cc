@@ -1,6 +1,7 @@
 #include "client/keeper.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -61,6 +62,13 @@ std::vector<char*> Pointers(std::vector<std::string>* words) {
   return pointers;
 }
 
+// A later one that is installed in its place has the same name.
+std::string OwnProgram() {
+  char program[PATH_MAX] = {};
+  const ssize_t length = readlink("/proc/self/exe", program, sizeof(program) - 1);
+  return length > 0 ? std::string(program) : std::string();
+}
+
 void CloseOnExec(int fd, bool close) {
   if (fd >= 0) static_cast<void>(fcntl(fd, F_SETFD, close ? FD_CLOEXEC : 0));
 }
@@ -72,7 +80,9 @@ Keeper::Keeper(Options options, Inheritance inheritance, ServiceManager service_
       service_manager_(std::move(service_manager)),
       mount_state_(std::move(inheritance.state)),
       fuse_(std::move(inheritance.fuse)),
-      state_(fuse_.valid() ? KeeperState::kWaiting : KeeperState::kMounting) {
+      state_(fuse_.valid() ? KeeperState::kWaiting : KeeperState::kMounting),
+      own_program_(OwnProgram()) {
+  program_ = own_program_.c_str();
   port_.set_reply(std::move(inheritance.reply));
 }
 
@@ -88,6 +98,8 @@ absl::StatusOr<std::unique_ptr<Keeper>> Keeper::Create(Options options, Inherita
   std::unique_ptr<Keeper> keeper(
       new Keeper(std::move(options), std::move(inheritance), std::move(service_manager)));
   ASSIGN_OR_RETURN(keeper->memory_, UniqueMapping::Shared(keeper->options_.memory_bytes));
+  const absl::Status kept = keeper->mount_state_->SetFile(keeper->options_.file);
+  if (!kept.ok()) spdlog::warn("a reload will not tell what is different: {}", kept);
   RETURN_IF_ERROR(keeper->BlockAndWatchSignals());
   keeper->PrepareUpgrade();
   return keeper;
@@ -107,7 +119,7 @@ void Keeper::PrepareUpgrade() {
   environment_ = Pointers(&environment_text_);
   environment_.insert(environment_.begin(), takeover_variable_);
   const auto call = [this](const std::vector<std::string>& words) {
-    std::vector<char*> pointers = {const_cast<char*>(port_.program())};
+    std::vector<char*> pointers = {nullptr};  // the program's name comes later
     for (const std::string& word : words) pointers.push_back(const_cast<char*>(word.data()));
     pointers.push_back(nullptr);
     return pointers;
@@ -128,7 +140,11 @@ Keeper::Outcome Keeper::Run() {
     ReadSignals();
     if (link_.open()) ReadLink();
     ReapChildren();
-    if (port_.fd() >= 0) OnUpgradeRequest();
+    if (port_.fd() >= 0) OnRequest();
+    if (reload_wanted_ && state_ == KeeperState::kServing && checker_ == 0) {
+      reload_wanted_ = false;
+      if (!StartCheck(/*reload=*/true)) spdlog::error("SIGHUP: no process can be started now");
+    }
     CheckDeadlines();
   }
   return std::move(outcome_);
@@ -444,6 +460,10 @@ void Keeper::ReadSignals() {
 }
 
 void Keeper::OnSignal(int signal) {
+  if (signal == SIGHUP) {
+    reload_wanted_ = true;
+    return;
+  }
   // Without a process, or with one that has only begun, nobody else can act.
   if (state_ == KeeperState::kWaiting || state_ == KeeperState::kStarting) {
     return EndWithoutProcess(signal);
@@ -495,40 +515,65 @@ void Keeper::Finish(int exit_status) {
   state_ = KeeperState::kOver;
 }
 
-// --- Another version of the program --------------------------------------------------------------
+// --- Another version of the program, or another file ---------------------------------------------
 
-void Keeper::OnUpgradeRequest() {
+void Keeper::OnRequest() {
   if (!port_.Receive()) return;
+  if (checker_ != 0) return port_.Fail("another upgrade or reload is under way");
   if (!MayLeave()) return port_.Fail("nothing serves the mount now");
-  const pid_t child = fork();
-  if (child < 0) return port_.Fail("no process can be started now");
-  if (child == 0) {
-    // What it has to say goes to whoever asked.
-    dup2(port_.reply().get(), STDERR_FILENO);
-    const int nothing = open("/dev/null", O_RDWR);
-    dup2(nothing, STDIN_FILENO);
-    dup2(nothing, STDOUT_FILENO);
-    CloseOnExec(mount_state_->fd(), false);
-    Inheritance::Print(takeover_variable_, -1, mount_state_->fd(), -1);
-    execve(port_.program(), check_arguments_.data(), environment_.data());
-    dprintf(STDERR_FILENO, "%s: %s", port_.program(), strerror(errno));
-    _exit(kFailed);
+  if (!StartCheck(/*reload=*/port_.program() == nullptr)) {
+    port_.Fail("no process can be started now");
   }
+}
+
+bool Keeper::StartCheck(bool reload) {
+  const pid_t child = fork();
+  if (child < 0) return false;
+  reload_ = reload;
+  program_ = reload ? own_program_.c_str() : port_.program();
+  if (child == 0) BecomeCheck();
   checker_ = child;
   checker_kill_at_ns_ = NowNs() + kCheckBoundNs;
+  return true;
+}
+
+// What it has to say goes to whoever asked; where that was a signal, errors go to the log, which
+// has the difference as soon as it is in force.
+void Keeper::BecomeCheck() {
+  const int nothing = open("/dev/null", O_RDWR);
+  dup2(nothing, STDIN_FILENO);
+  dup2(port_.reply().valid() ? port_.reply().get() : nothing, STDOUT_FILENO);
+  if (port_.reply().valid()) dup2(port_.reply().get(), STDERR_FILENO);
+  CloseOnExec(mount_state_->fd(), false);
+  Inheritance::Print(takeover_variable_, -1, mount_state_->fd(), -1, reload_);
+  check_arguments_[0] = const_cast<char*>(program_);
+  execve(program_, check_arguments_.data(), environment_.data());
+  dprintf(STDERR_FILENO, "%s: %s\n", program_, strerror(errno));
+  _exit(kFailed);
 }
 
 void Keeper::OnChecked(int status) {
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+  const int said = WIFEXITED(status) ? WEXITSTATUS(status) : kFailed;
+  if (reload_ && said == Inheritance::kNothingDifferent) {
+    spdlog::info("nothing is reloaded: nothing is different");
+    return port_.Succeed();
+  }
+  if (said != 0) {
+    if (reload_) return RefuseReload();
     return port_.Fail("\nthe program could not go on with the mount; nothing has changed");
   }
   // Meanwhile the process may have died, or somebody may have ended it.
   if (!MayLeave() && state_ != KeeperState::kWaiting) return port_.Fail("the mount ends");
-  spdlog::info("going on with {}", port_.program());
+  spdlog::info("going on with {}", program_);
   if (state_ == KeeperState::kWaiting) return ExecuteProgram();
   Advance(KeeperEvent::kReplaced);
   KillInTime();
   static_cast<void>(link_.Send(KeeperLink::Word::kLeave));
+}
+
+void Keeper::RefuseReload() {
+  spdlog::error("nothing is reloaded: {} is as it was", options_.mount_point);
+  port_.Fail("nothing is reloaded");
 }
 
 bool Keeper::MayLeave() const {
@@ -540,10 +585,11 @@ void Keeper::ExecuteProgram() {
   const int descriptors[] = {fuse_.get(), mount_state_->fd(), port_.reply().get()};
   for (int fd : descriptors) CloseOnExec(fd, false);
   Inheritance::Print(takeover_variable_, descriptors[0], descriptors[1], descriptors[2]);
-  execve(port_.program(), arguments_.data(), environment_.data());
+  arguments_[0] = const_cast<char*>(program_);
+  execve(program_, arguments_.data(), environment_.data());
   const int error = errno;
   for (int fd : descriptors) CloseOnExec(fd, true);
-  spdlog::error("cannot go on with {}: {}; this version goes on", port_.program(), strerror(error));
+  spdlog::error("cannot go on with {}: {}; this version goes on", program_, strerror(error));
   port_.Fail("the program could not be executed; the old one goes on");
 }
 

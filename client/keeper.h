@@ -35,7 +35,12 @@ namespace rnbd::client {
 // all the memory that it will need. When the machine waits for the mount to get memory, there may
 // be none for a process that begins. Only where none stands by, one is started then.
 //
-// Signals and the end: SIGTERM, SIGINT and SIGHUP are passed on. A process that was told to end has
+// Another program, or its own with another configuration file, takes the keeper's place in the same
+// process (execve(2)), as soon as the process that serves the mount has made room; the program is
+// called before to check that it can. A reload is asked for at the UpgradePort or by SIGHUP, which
+// may come at any time: it is remembered until a process serves the mount.
+//
+// Signals and the end: SIGTERM and SIGINT are passed on. A process that was told to end has
 // `end_bound` for it; then it is killed, and the keeper takes the mount away itself. A process that
 // says that it ends (KeeperLink::Word::kEnding), or that ends before anything is mounted, ends the
 // keeper with its status.
@@ -53,6 +58,8 @@ class Keeper {
     // here, and to say with status 0 that it could.
     std::vector<std::string> arguments;
     std::vector<std::string> check_arguments;
+    // The configuration file as it was read, for the state of the mount.
+    std::string file;
     // Called once, when a process serves the mount, with what the shell is to be told.
     std::function<void(int exit_status)> on_serving;
   };
@@ -122,8 +129,11 @@ class Keeper {
   void CheckDeadlines();
   void TellAlive();
 
-  void OnUpgradeRequest();
+  void OnRequest();
+  bool StartCheck(bool reload);
+  void BecomeCheck();
   void OnChecked(int status);
+  void RefuseReload();
   bool MayLeave() const;
   void ExecuteProgram();
 
@@ -152,8 +162,12 @@ class Keeper {
   int ended_status_ = 0;
   Standby standby_;
 
-  // Of an upgrade: whether the program that was asked for could go on; 0: none runs.
+  // Whether the program that is to go on could; 0: none runs.
   pid_t checker_ = 0;
+  bool reload_ = false;         // what it checks
+  bool reload_wanted_ = false;  // by SIGHUP
+  const char* program_;         // that is to go on
+  std::string own_program_;     // for a reload; empty where it cannot be told
   int64_t checker_kill_at_ns_ = INT64_MAX;
   // For execve(2), made before it may be needed.
   std::vector<std::string> environment_text_;

@@ -34,6 +34,18 @@ struct Shared {
   std::atomic<int64_t> started_ms[16];
 };
 
+// Serves until a signal comes, or the keeper ends.
+int ServeUntilSignal(Keeper::Process* process) {
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+  process->link.Send(KeeperLink::Word::kServing, 0);
+  sigset_t set;
+  sigfillset(&set);
+  int received = 0;
+  sigwait(&set, &received);
+  process->link.Send(KeeperLink::Word::kEnding);
+  return 0;
+}
+
 class KeeperTest : public ::testing::Test {
  protected:
   // What a process does that the keeper starts, and its exit status.
@@ -53,6 +65,13 @@ class KeeperTest : public ::testing::Test {
     Keeper::Options options;
     options.mount_point = "/nonexistent";
     options.end_bound = end_bound;
+    // For a reload this program is called with these: to run no test, or one that fails.
+    options.check_arguments = {"--gtest_filter=-*"};
+    if (!check_passes_) {
+      options.check_arguments = {"--gtest_also_run_disabled_tests",
+                                 "--gtest_filter=*.DISABLED_RefusesAReload"};
+    }
+    options.arguments = {"--gtest_filter=-*"};
     options.on_serving = [this](int status) {
       ++shared_->serving_calls;
       shared_->serving_status = status;
@@ -109,6 +128,7 @@ class KeeperTest : public ::testing::Test {
   }
 
   Shared* shared_;
+  bool check_passes_ = true;
 };
 
 TEST_F(KeeperTest, EndsWithAProcessThatEndsBeforeAnythingIsMounted) {
@@ -178,7 +198,7 @@ TEST_F(KeeperTest, WaitsLongerFromCrashToCrash) {
 }
 
 TEST_F(KeeperTest, PassesSignalsOn) {
-  for (int signal : {SIGTERM, SIGINT, SIGHUP}) {
+  for (int signal : {SIGTERM, SIGINT}) {
     shared_->flag = 0;
     const pid_t keeper = Start([this](Keeper::Process* process, int) {
       Mount(process);
@@ -196,6 +216,52 @@ TEST_F(KeeperTest, PassesSignalsOn) {
     EXPECT_EQ(signal, End(keeper));
     shared_->serving_calls = 0;
   }
+}
+
+// The keeper becomes its program anew, which here ends at once.
+TEST_F(KeeperTest, SighupIsAReloadAsSoonAsTheMountIsServed) {
+  for (bool early : {true, false}) {
+    shared_->flag = 0;
+    const pid_t keeper = Start([this](Keeper::Process* process, int) {
+      Mount(process);
+      shared_->flag = 1;
+      while (shared_->flag != 2) absl::SleepFor(absl::Milliseconds(5));
+      process->link.Send(KeeperLink::Word::kServing, 0);
+      shared_->flag = 3;
+      pollfd readable = {process->link.fd(), POLLIN, 0};
+      poll(&readable, 1, 20'000);
+      KeeperLink::Message message;
+      const bool told = process->link.Receive(&message) == KeeperLink::Received::kMessage;
+      shared_->flag = told && message.word == KeeperLink::Word::kLeave ? 4 : 5;
+      return 0;
+    });
+    WaitFor([&] { return shared_->flag == 1; });
+    if (early) kill(keeper, SIGHUP);
+    absl::SleepFor(absl::Milliseconds(100));
+    EXPECT_EQ(1, shared_->flag);
+    shared_->flag = 2;
+    WaitFor([&] { return shared_->flag >= 3; });
+    if (!early) kill(keeper, SIGHUP);
+    EXPECT_EQ(0, End(keeper));
+    EXPECT_EQ(4, shared_->flag);
+  }
+}
+
+// Called as a program, see Start().
+TEST(ReloadCheck, DISABLED_RefusesAReload) { FAIL(); }
+
+TEST_F(KeeperTest, AReloadThatIsRefusedChangesNothing) {
+  check_passes_ = false;
+  const pid_t keeper = Start([](Keeper::Process* process, int) {
+    Mount(process);
+    return ServeUntilSignal(process);
+  });
+  WaitFor([&] { return shared_->serving_calls == 1; });
+  kill(keeper, SIGHUP);
+  absl::SleepFor(absl::Milliseconds(500));
+  EXPECT_EQ(1, shared_->starts);
+  kill(keeper, SIGTERM);
+  EXPECT_EQ(0, End(keeper));
 }
 
 TEST_F(KeeperTest, AProcessThatDoesNotEndIsKilled) {
@@ -241,18 +307,6 @@ TEST_F(KeeperTest, AProcessLearnsThatTheKeeperHasDied) {
   kill(keeper, SIGKILL);
   EXPECT_EQ(1000 + SIGKILL, End(keeper));
   WaitFor([&] { return shared_->flag == 2; });
-}
-
-// Serves until a signal comes, or the keeper ends.
-int ServeUntilSignal(Keeper::Process* process) {
-  prctl(PR_SET_PDEATHSIG, SIGTERM);
-  process->link.Send(KeeperLink::Word::kServing, 0);
-  sigset_t set;
-  sigfillset(&set);
-  int received = 0;
-  sigwait(&set, &received);
-  process->link.Send(KeeperLink::Word::kEnding);
-  return 0;
 }
 
 TEST_F(KeeperTest, OneThatStandsByServesWhenTheProcessDies) {

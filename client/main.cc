@@ -23,12 +23,15 @@
 #include "client/mount.h"
 #include "client/serving.h"
 #include "client/state_file.h"
+#include "client/takeover_check.h"
 #include "client/upgrade_port.h"
 #include "common/logging.h"
 #include "common/process.h"
 #include "common/service_manager.h"
 #include "common/status.h"
 #include "config/client_config.h"
+#include "config/config_difference.h"
+#include "config/yaml_reader.h"
 
 DEFINE_string(config, "/etc/rnbd/client.yaml",
               "the configuration file; docs/configuration.md describes it");
@@ -48,9 +51,6 @@ constexpr int kOk = 0;
 constexpr int kFailed = 1;  // nothing is mounted
 constexpr int kUsage = 2;
 
-// Longer than the program takes at most: a check, the end of the old, the start of the new one.
-constexpr int kUpgradeBoundSeconds = 120;
-
 // Beyond what the loop devices take, and then the requests, before a process that was told to end
 // is killed.
 constexpr absl::Duration kEndMargin = absl::Seconds(3);
@@ -64,8 +64,35 @@ int Fail(const absl::Status& status) {
   return kFailed;
 }
 
-absl::StatusOr<bool> AllowOther(const config::ClientConfig& config) {
-  bool allow_other = config.mount.allow_other;
+struct Configuration {
+  std::string text;
+  config::ClientConfig config;
+  absl::Status not_read;  // the file as it is now, where what was in force before stands for it
+};
+
+absl::StatusOr<Configuration> ReadConfiguration() {
+  Configuration read;
+  ASSIGN_OR_RETURN(read.text, config::ReadFile(FLAGS_config));
+  ASSIGN_OR_RETURN(read.config, config::ParseClientConfig(read.text, FLAGS_config));
+  return read;
+}
+
+// Who is to go on with a mount in use goes on with what was in force where the file has become
+// wrong: since it was checked, or under a service manager.
+absl::StatusOr<Configuration> Configure(const Inheritance& inherited) {
+  absl::StatusOr<Configuration> read = ReadConfiguration();
+  if (read.ok() || !inherited.fuse.valid() || inherited.state == nullptr) return read;
+  const absl::StatusOr<MountState::Contents> mount = inherited.state->Read();
+  if (!mount.ok() || mount->file.empty()) return read;
+  absl::StatusOr<config::ClientConfig> before =
+      config::ParseClientConfig(mount->file, FLAGS_config);
+  if (!before.ok()) return read;
+  return Configuration{mount->file, *std::move(before), read.status()};
+}
+
+// Of a mount that an earlier program has made: as that says it is.
+absl::StatusOr<bool> AllowOther(const config::ClientConfig& config, const Inheritance& inherited) {
+  bool allow_other = inherited.state == nullptr && config.mount.allow_other;
   for (absl::string_view option : absl::StrSplit(FLAGS_o, ',', absl::SkipEmpty())) {
     if (option == "allow_other") {
       allow_other = true;
@@ -109,13 +136,17 @@ int Upgrade(const std::string& mount_argument) {
     return Fail(ErrnoToStatus(errno, "find this program"));
   }
   const std::string mount_point = ResolveMountPoint(mount_argument);
-  const absl::Status upgraded = RequestUpgrade(mount_point, program, kUpgradeBoundSeconds);
-  if (!upgraded.ok()) return Fail(Annotate(upgraded, absl::StrCat("upgrade ", mount_point)));
+  const absl::StatusOr<std::string> upgraded = RequestUpgrade(mount_point, program);
+  if (!upgraded.ok()) {
+    return Fail(Annotate(upgraded.status(), absl::StrCat("upgrade ", mount_point)));
+  }
+  std::fputs(upgraded->c_str(), stdout);
   return kOk;
 }
 
-int Keep(const config::ClientConfig& config, const std::string& mount_point, bool allow_other,
+int Keep(const Configuration& configuration, const std::string& mount_point, bool allow_other,
          const std::string& state_file, Inheritance inheritance, Background background) {
+  const config::ClientConfig& config = configuration.config;
   RaiseLimits();
   Keeper::Options options;
   options.mount_point = mount_point;
@@ -124,6 +155,7 @@ int Keep(const config::ClientConfig& config, const std::string& mount_point, boo
   options.arguments = ArgumentsForNext(mount_point, allow_other);
   options.check_arguments = options.arguments;
   options.check_arguments.push_back("--check");
+  options.file = configuration.text;
   options.on_serving = [&background](int exit_status) { background.Ready(exit_status); };
   absl::StatusOr<std::unique_ptr<Keeper>> keeper =
       Keeper::Create(std::move(options), std::move(inheritance), ServiceManager::FromEnvironment());
@@ -147,21 +179,59 @@ absl::StatusOr<std::string> MountPoint(const std::string& argument, const Inheri
   return contents.mount_point;
 }
 
+// Whether this program could go on with the mount, and what would be different then.
+int CheckTakeover(const config::ClientConfig& config, bool allow_other,
+                  const Inheritance& inherited) {
+  const absl::StatusOr<MountState::Contents> mount = inherited.state->Read();
+  if (!mount.ok()) return Fail(mount.status());
+  const absl::Status keeps = CheckKeepsWhatIsOpen(*mount, config);
+  if (!keeps.ok()) return Fail(keeps);
+  const config::ConfigDifference found = DifferenceTo(*mount, allow_other, config);
+  const bool stays = inherited.only_if_different && found.changes.empty();
+  const absl::Status goes_on = CheckKernelGoesOn(*mount);
+  if (!stays && !goes_on.ok()) return Fail(goes_on);
+  // In pieces that a message of the socket behind it can hold.
+  for (absl::string_view line : absl::StrSplit(config::Describe(found), '\n', absl::SkipEmpty())) {
+    std::printf("%s\n", std::string(line).c_str());
+    std::fflush(stdout);
+  }
+  return stays ? Inheritance::kNothingDifferent : kOk;
+}
+
+// Now that it is in force.
+void LogDifference(const Configuration& configuration, bool allow_other,
+                   const Inheritance& inherited) {
+  if (!configuration.not_read.ok()) {
+    spdlog::error("goes on with the configuration from before: {}", configuration.not_read);
+  }
+  if (!inherited.fuse.valid() || inherited.state == nullptr) return;
+  const absl::StatusOr<MountState::Contents> mount = inherited.state->Read();
+  if (!mount.ok()) return;
+  const config::ConfigDifference found = DifferenceTo(*mount, allow_other, configuration.config);
+  for (const std::string& line : found.changes) spdlog::info("{}", line);
+  for (const std::string& line : found.needs_restart) spdlog::warn("takes a restart: {}", line);
+}
+
 int Main(const std::string& mount_argument) {
-  absl::StatusOr<config::ClientConfig> config = config::LoadClientConfig(FLAGS_config);
-  if (!config.ok()) return Fail(config.status());
   absl::StatusOr<Inheritance> inheritance = Inheritance::FromEnvironment();
   if (!inheritance.ok()) return Fail(inheritance.status());
+  const absl::StatusOr<Configuration> configuration = Configure(*inheritance);
+  if (!configuration.ok()) return Fail(configuration.status());
+  const config::ClientConfig* const config = &configuration->config;
+  absl::StatusOr<bool> allow_other = AllowOther(*config, *inheritance);
+  if (!allow_other.ok()) return Fail(allow_other.status());
+  if (FLAGS_check && inheritance->state != nullptr) {
+    return CheckTakeover(*config, *allow_other, *inheritance);
+  }
   if (FLAGS_check) {
     std::printf("%s", config::Describe(*config).c_str());
     return kOk;
   }
-  absl::StatusOr<bool> allow_other = AllowOther(*config);
-  if (!allow_other.ok()) return Fail(allow_other.status());
   absl::StatusOr<std::string> mount_point = MountPoint(mount_argument, *inheritance);
   if (!mount_point.ok()) return Fail(mount_point.status());
   absl::Status logging = InitLogging({config->log.level});
   if (!logging.ok()) return Fail(logging);
+  LogDifference(*configuration, *allow_other, *inheritance);
 
   const std::string state_file = StateFile(*mount_point);
   Background background;
@@ -171,7 +241,7 @@ int Main(const std::string& mount_argument) {
     background = *std::move(entered);
     if (background.parent_exit_status().has_value()) return *background.parent_exit_status();
   }
-  return Keep(*config, *mount_point, *allow_other, state_file, *std::move(inheritance),
+  return Keep(*configuration, *mount_point, *allow_other, state_file, *std::move(inheritance),
               std::move(background));
 }
 

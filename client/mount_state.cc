@@ -17,8 +17,8 @@
 namespace rnbd::client {
 namespace {
 
-// The file: a header, the general record, the changes, the devices' records. It never leaves this
-// machine.
+// The file: a header, the general record, the changes, the configuration, the devices' records. It
+// never leaves this machine. Programs before one kept the configuration left that record empty.
 struct Header {
   char magic[8];
   uint32_t version;
@@ -31,11 +31,13 @@ constexpr uint32_t kVersion = 2;
 constexpr off_t kGeneralOffset = 64;
 constexpr size_t kGeneralBytes = PATH_MAX + 1024;
 constexpr off_t kChangesOffset = 16 << 10;
+constexpr off_t kFileOffset = 9 << 20;
 constexpr off_t kDevicesOffset = 16 << 20;
 constexpr size_t kDeviceStride = 8192;
 constexpr size_t kDeviceBytes = kDeviceStride / 2 - 8;
 static_assert(kGeneralOffset + 2 * (kGeneralBytes + 8) < kChangesOffset);
-static_assert(kChangesOffset + 2 * (MountState::kMaxChangesBytes + 8) < kDevicesOffset);
+static_assert(kChangesOffset + 2 * (MountState::kMaxChangesBytes + 8) < kFileOffset);
+static_assert(kFileOffset + 2 * (MountState::kMaxFileBytes + 8) < kDevicesOffset);
 
 absl::Status Damaged(absl::string_view what) {
   return ErrnoToStatus(EPROTO, absl::StrCat("the state of the mount: ", what));
@@ -147,6 +149,7 @@ absl::StatusOr<std::string> ReadRecord(int fd, const Record& record) {
 }
 
 Record ChangesRecord() { return {kChangesOffset, MountState::kMaxChangesBytes}; }
+Record FileRecord() { return {kFileOffset, MountState::kMaxFileBytes}; }
 
 std::string EncodeDevice(const MountState::Device& device) {
   Encoder out;
@@ -256,6 +259,7 @@ absl::StatusOr<MountState::Contents> MountState::Read() const {
   struct stat file;
   if (fstat(fd_.get(), &file) != 0) return ErrnoToStatus(errno, "look at the state of the mount");
   ASSIGN_OR_RETURN(contents.changes, ReadRecord(fd_.get(), ChangesRecord()));
+  ASSIGN_OR_RETURN(contents.file, ReadRecord(fd_.get(), FileRecord()));
   for (size_t slot = 0; DeviceRecord(slot).offset < file.st_size; ++slot) {
     ASSIGN_OR_RETURN(const std::string text, ReadRecord(fd_.get(), DeviceRecord(slot)));
     if (text.empty()) continue;
@@ -299,6 +303,12 @@ absl::Status MountState::CountTakeover() {
 absl::Status MountState::SetChanges(absl::string_view changes) {
   absl::MutexLock lock(&mutex_);
   return WriteRecord(fd_.get(), ChangesRecord(), std::string(changes));
+}
+
+absl::Status MountState::SetFile(absl::string_view text) {
+  absl::MutexLock lock(&mutex_);
+  RETURN_IF_ERROR(WriteRecord(fd_.get(), FileRecord(), std::string()));
+  return WriteRecord(fd_.get(), FileRecord(), std::string(text));
 }
 
 absl::Status MountState::PutDevice(size_t slot, const Device& device) {

@@ -67,6 +67,8 @@ class MountState {
     std::vector<Device> devices;
     // What was changed at run time (config/client_changes.h).
     std::string changes;
+    // The configuration file as those read it who serve the mount; empty where that is not known.
+    std::string file;
   };
 
   // Empty.
@@ -87,6 +89,8 @@ class MountState {
   absl::Status CountTakeover();
   // EINVAL for more than kMaxChangesBytes.
   absl::Status SetChanges(absl::string_view changes);
+  // EINVAL for more than kMaxFileBytes; then it is not known.
+  absl::Status SetFile(absl::string_view text);
   // Adds the device, or replaces it by its inode number. `slot` is a number below kMaxDevices that
   // no other device has at the time. EINVAL where a string is too long.
   absl::Status PutDevice(size_t slot, const Device& device);
@@ -94,6 +98,7 @@ class MountState {
 
   static constexpr size_t kMaxDevices = 1 << 14;
   static constexpr size_t kMaxChangesBytes = 4 << 20;
+  static constexpr size_t kMaxFileBytes = 3 << 20;
 
  private:
   explicit MountState(UniqueFd fd) : fd_(std::move(fd)) {}

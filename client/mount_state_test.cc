@@ -49,6 +49,22 @@ TEST(MountStateTest, IsEmptyAtFirst) {
   EXPECT_TRUE(contents.devices.empty());
 }
 
+TEST(MountStateTest, KeepsTheConfigurationFile) {
+  auto state = MountState::Create().value();
+  EXPECT_EQ("", state->Read()->file);
+  const std::string longest(MountState::kMaxFileBytes, 'x');
+  for (const std::string& text : {std::string("sessions: []\n"), longest, std::string("other")}) {
+    ASSERT_TRUE(state->SetFile(text).ok());
+    EXPECT_EQ(text, Reopened(*state)->Read()->file);
+  }
+  ASSERT_TRUE(state->SetChanges(longest).ok());
+  ASSERT_TRUE(state->PutDevice(0, ADevice(0x10000, "a")).ok());
+  EXPECT_EQ("other", state->Read()->file);
+  // An old one would be taken for what is in force.
+  EXPECT_EQ(EINVAL, StatusToErrno(state->SetFile(longest + "x")));
+  EXPECT_EQ("", state->Read()->file);
+}
+
 TEST(MountStateTest, KeepsWhatWasPut) {
   auto state = MountState::Create().value();
   ASSERT_TRUE(state->SetMount("/mnt/disk s", 77).ok());

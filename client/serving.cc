@@ -39,7 +39,7 @@ enum class Event {
   kNone,
   kUnmounted,
   kInterrupt,   // SIGINT: does not take the mount from whoever uses it
-  kTerminate,   // SIGTERM or SIGHUP: what sends them will not wait
+  kTerminate,   // SIGTERM: what sends it will not wait
   kServe,       // to a process that stands by
   kLeave,       // another process is to go on
   kKeeperGone,  // nobody would start another process any more
@@ -74,6 +74,7 @@ class Events {
     signalfd_siginfo info;
     if (read(signals_.get(), &info, sizeof(info)) != sizeof(info)) return Event::kNone;
     if (info.ssi_signo == kUnmountedSignal) return Event::kUnmounted;
+    if (info.ssi_signo == SIGHUP) return Event::kNone;  // the keeper's, for whoever signals all
     spdlog::info("ending on {}", strsignal(static_cast<int>(info.ssi_signo)));
     return info.ssi_signo == SIGINT ? Event::kInterrupt : Event::kTerminate;
   }

@@ -25,6 +25,13 @@ namespace {
 // A packet of the reply is text, but for the last one: this byte, then 0 for success.
 constexpr char kEnd = '\0';
 
+// What is asked for where it is no program.
+constexpr char kReload[] = "reload";
+
+// Longer than it takes at most: a check, the end of the old process, the start of the new one.
+constexpr absl::Duration kBound = absl::Minutes(2);
+constexpr size_t kPacketBytes = 64 << 10;
+
 // In the abstract name space: nothing is left behind by a keeper that is killed.
 socklen_t NameOf(absl::string_view device, sockaddr_un* name) {
   const std::string text = absl::StrCat("rnbd-fuse/", device);
@@ -81,10 +88,11 @@ bool UpgradePort::Receive() {
     }
   }
   text[count] = '\0';
-  if (!allowed || !reply.valid() || text[0] != '/') return false;
+  const bool known = text[0] == '/' || strcmp(text, kReload) == 0;
+  if (!allowed || !reply.valid() || !known) return false;
   if (reply_.valid()) {
     std::swap(reply, reply_);
-    Fail("another upgrade is under way");
+    Fail("another upgrade or reload is under way");
     std::swap(reply, reply_);
     return false;
   }
@@ -118,11 +126,11 @@ absl::StatusOr<std::string> DeviceAt(const std::string& mount_point) {
   return ErrnoToStatus(ENOENT, absl::StrCat("a mount of rnbd-fuse at ", mount_point));
 }
 
-absl::Status Ask(const std::string& device, const std::string& program, int reply) {
+absl::Status Ask(const std::string& device, const std::string& what, int reply) {
   const UniqueFd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   if (!socket.valid()) return ErrnoToStatus(errno, "create a socket");
   sockaddr_un name;
-  iovec data = {const_cast<char*>(program.data()), program.size()};
+  iovec data = {const_cast<char*>(what.data()), what.size()};
   Control control;
   msghdr message = {};
   message.msg_name = &name;
@@ -142,34 +150,32 @@ absl::Status Ask(const std::string& device, const std::string& program, int repl
                        "another network namespace, or is too old)");
 }
 
-absl::Status WaitForAnswer(int reply, absl::Time deadline) {
+// What was said until then.
+absl::StatusOr<std::string> WaitForAnswer(int reply, absl::Time deadline) {
   std::string said;
+  std::string packet(kPacketBytes, '\0');
   for (;;) {
     pollfd readable = {reply, POLLIN, 0};
     const int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now());
     if (left <= 0 || poll(&readable, 1, static_cast<int>(left)) == 0) {
       return absl::DeadlineExceededError("no answer in time; its log says more");
     }
-    char packet[4096];
-    const ssize_t count = recv(reply, packet, sizeof(packet), 0);
+    const ssize_t count = recv(reply, packet.data(), packet.size(), 0);
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0)
       return absl::InternalError(
           absl::StrCat(said, "no answer: it has ended, or does not listen to this user"));
     if (packet[0] != kEnd) {
-      said.append(packet, static_cast<size_t>(count));
+      said.append(packet.data(), static_cast<size_t>(count));
     } else if (count == 2 && packet[1] == 0) {
-      return absl::OkStatus();
+      return said;
     } else {
       return absl::InternalError(said);
     }
   }
 }
 
-}  // namespace
-
-absl::Status RequestUpgrade(const std::string& mount_point, const std::string& program,
-                            int bound_seconds) {
+absl::StatusOr<std::string> Request(const std::string& mount_point, const std::string& what) {
   ASSIGN_OR_RETURN(const std::string device, DeviceAt(mount_point));
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
@@ -177,9 +183,20 @@ absl::Status RequestUpgrade(const std::string& mount_point, const std::string& p
   }
   const UniqueFd ours(ends[0]);
   UniqueFd theirs(ends[1]);
-  RETURN_IF_ERROR(Ask(device, program, theirs.get()));
+  RETURN_IF_ERROR(Ask(device, what, theirs.get()));
   theirs.reset(-1);
-  return WaitForAnswer(ours.get(), absl::Now() + absl::Seconds(bound_seconds));
+  return WaitForAnswer(ours.get(), absl::Now() + kBound);
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> RequestUpgrade(const std::string& mount_point,
+                                           const std::string& program) {
+  return Request(mount_point, program);
+}
+
+absl::StatusOr<std::string> RequestReload(const std::string& mount_point) {
+  return Request(mount_point, kReload);
 }
 
 }  // namespace rnbd::client

@@ -7,14 +7,16 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "common/unique_fd.h"
 
 namespace rnbd::client {
 
-// Where the keeper of a mount is asked to go on with another program: a socket whose name is made
-// from the number of the mount's file system, so that it is found by the mount point, also from
-// another mount namespace. Only the user of the keeper, and root, are heard.
+// Where the keeper of a mount is asked to go on with another program, or with its configuration
+// file as it is now: a socket whose name is made from the number of the mount's file system, so
+// that it is found by the mount point, also from another mount namespace. Only the user of the
+// keeper, and root, are heard.
 //
 // One thread. After Listen() nothing is allocated and nothing waits.
 class UpgradePort {
@@ -27,8 +29,8 @@ class UpgradePort {
   // Takes a request: false where there is none that counts. While another one is not answered, new
   // ones are refused.
   bool Receive();
-  // Absolute, of the program asked for.
-  const char* program() const { return program_; }
+  // Absolute, of the program asked for; nullptr: of a reload, which names none.
+  const char* program() const { return program_[0] == '/' ? program_ : nullptr; }
 
   // Whoever asked, while not answered: text that is written here is shown to the person.
   const UniqueFd& reply() const { return reply_; }
@@ -47,10 +49,12 @@ class UpgradePort {
 };
 
 // The other side: asks the keeper of the mount at `mount_point`, as the mount table has it, to go
-// on with `program`, and waits until that serves the mount, or for `bound_seconds`. What is
-// printed meanwhile comes to standard error. The message of a failure says what to do.
-absl::Status RequestUpgrade(const std::string& mount_point, const std::string& program,
-                            int bound_seconds);
+// on with `program`, and waits until that serves the mount. Returns what it has printed meanwhile:
+// what is different. The message of a failure says what to do; ENOENT where nothing is mounted.
+absl::StatusOr<std::string> RequestUpgrade(const std::string& mount_point,
+                                           const std::string& program);
+// The same for a reload of its file: nothing changes where nothing is different.
+absl::StatusOr<std::string> RequestReload(const std::string& mount_point);
 
 }  // namespace rnbd::client
 

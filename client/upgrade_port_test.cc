@@ -100,16 +100,26 @@ TEST_F(UpgradePortTest, OneAtATime) {
   ASSERT_TRUE(port_.Receive());
   Asker second(device_, "/bin/false");
   EXPECT_FALSE(port_.Receive());
-  EXPECT_EQ("another upgrade is under way", second.Packet());
+  EXPECT_EQ("another upgrade or reload is under way", second.Packet());
   EXPECT_STREQ("/bin/true", port_.program());
   port_.Succeed();
   EXPECT_EQ(std::string("\0\0", 2), first.Packet());
 }
 
-TEST_F(UpgradePortTest, RefusesWhatIsNoAbsolutePath) {
-  Asker asker(device_, "bin/true");
-  EXPECT_FALSE(port_.Receive());
-  EXPECT_EQ("", asker.Packet());
+TEST_F(UpgradePortTest, AReloadNamesNoProgram) {
+  Asker asker(device_, "reload");
+  ASSERT_TRUE(port_.Receive());
+  EXPECT_EQ(nullptr, port_.program());
+  port_.Succeed();
+  EXPECT_EQ(std::string("\0\0", 2), asker.Packet());
+}
+
+TEST_F(UpgradePortTest, RefusesWhatIsNeitherAbsolutePathNorReload) {
+  for (const char* what : {"bin/true", "reloaded", "r"}) {
+    Asker asker(device_, what);
+    EXPECT_FALSE(port_.Receive()) << what;
+    EXPECT_EQ("", asker.Packet()) << what;
+  }
 }
 
 TEST_F(UpgradePortTest, HearsOnlyItsUserAndRoot) {
@@ -136,9 +146,11 @@ TEST_F(UpgradePortTest, TwoMountsDoNotShareAPort) {
 }
 
 TEST(RequestUpgradeTest, SaysThatNothingIsMounted) {
-  const absl::Status status = RequestUpgrade("/proc", "/bin/true", 1);
-  EXPECT_EQ(ENOENT, StatusToErrno(status));
-  EXPECT_TRUE(absl::StrContains(status.message(), "a mount of rnbd-fuse at /proc")) << status;
+  for (const absl::Status& status :
+       {RequestUpgrade("/proc", "/bin/true").status(), RequestReload("/proc").status()}) {
+    EXPECT_EQ(ENOENT, StatusToErrno(status));
+    EXPECT_TRUE(absl::StrContains(status.message(), "a mount of rnbd-fuse at /proc")) << status;
+  }
 }
 
 }  // namespace

@@ -21,6 +21,7 @@
 #include "client/tool/control_files.h"
 #include "client/tool/in_flight.h"
 #include "client/tool/names.h"
+#include "client/tool/reload.h"
 #include "client/tool/server_actions.h"
 #include "client/tool/table.h"
 #include "client/tool/views.h"
@@ -452,6 +453,7 @@ class Runner {
 }  // namespace
 
 absl::StatusOr<std::string> Run(const Request& request) {
+  if (request.verb == Verb::kReload) return RunReload(request);
   return request.server ? RunOnServer(request) : Runner(request).Run();
 }
 

@@ -252,18 +252,10 @@ class ServerRunner {
   std::string said_;
 };
 
-// What is different, as the server tells it.
-absl::StatusOr<std::string> Reload(AdminClient* client) {
-  constexpr char kReload[] = "class/rnbd-server/ctl/reload";
-  RETURN_IF_ERROR(client->Write(kReload, "1"));
-  return client->Read(kReload);
-}
-
 }  // namespace
 
 absl::StatusOr<std::string> RunOnServer(const Request& request) {
   ASSIGN_OR_RETURN(AdminClient client, ConnectToServer(AdminSocketPath(request.socket)));
-  if (request.verb == Verb::kReload) return Reload(&client);
   ASSIGN_OR_RETURN(const ServerFacts facts, ReadServer(&client));
   return ServerRunner(request, &client, facts).Run();
 }

@@ -140,6 +140,8 @@ constexpr Command kCommands[] = {
      "takes a path away and adds it again"},
     {false, Target::kNone, Verb::kTop, "[-n COUNT] [-d SECONDS] [on MOUNT] [--socket SOCKET]",
      "rates of all mounts and of the server, again and again"},
+    {false, Target::kNone, Verb::kReload, "[MOUNT] [verbose]",
+     "reads the client's configuration again, and shows what is different"},
     {true, Target::kDevice, Verb::kList, kListOptions, "the devices that are exported"},
     {true, Target::kDevice, Verb::kShow, kShowDevice, "one of them"},
     {true, Target::kDevice, Verb::kInflight, kInflight,
@@ -221,7 +223,7 @@ Target ImpliedTarget(Verb verb) {
 }
 
 bool Matches(const Request& request, const Command& command) {
-  return command.server == request.server && command.verb == request.verb &&
+  return (command.server == request.server || request.either) && command.verb == request.verb &&
          (request.target == Target::kNone || request.target == command.target);
 }
 
@@ -239,7 +241,8 @@ class Parser {
   explicit Parser(const std::vector<std::string>& words) : words_(words) {}
 
   absl::StatusOr<Request> Parse() {
-    if (const auto mode = TakeWord(Modes())) request_.server = *mode;
+    const auto mode = TakeWord(Modes());
+    if (mode.has_value()) request_.server = *mode;
     if (const auto target = TakeWord(Targets())) request_.target = *target;
     const auto verb = TakeWord(Verbs());
     if (!verb.has_value()) {
@@ -247,7 +250,7 @@ class Parser {
       return request_;  // help
     }
     request_.verb = *verb;
-    if (*verb == Verb::kReload) request_.server = true;
+    request_.either = *verb == Verb::kReload && !mode.has_value();
     if (*verb == Verb::kHelp) return request_;
     if (request_.target == Target::kNone) request_.target = ImpliedTarget(*verb);
     RETURN_IF_ERROR(CheckCommand(request_));
@@ -292,6 +295,7 @@ class Parser {
     if (Changes() && word == "verbose") return Set(&request_.verbose);
     if (Changes() && word == "force") return Set(&request_.force);
     if (request_.verb == Verb::kTop) return TakeTopWord(word);
+    if (request_.verb == Verb::kReload) return TakeReloadWord(word);
     if (request_.server && word == "--socket") return TakeValue(word, &request_.socket);
     if (word == "on") return TakeValue(word, &request_.mount);
     if (request_.verb == Verb::kClose || (request_.server && request_.verb == Verb::kResize)) {
@@ -343,6 +347,23 @@ class Parser {
           absl::StrCat("-d takes 0.1 to 3600 seconds, not \"", text, "\""));
     }
     return UnknownWord(word, {"-n", "-d", "on", "--socket"});
+  }
+
+  // A mount is a client's, a socket a server's.
+  absl::Status TakeReloadWord(const std::string& word) {
+    if (word == "--socket" && (request_.server || request_.either)) {
+      request_.server = true;
+      request_.either = false;
+      return TakeValue(word, &request_.socket);
+    }
+    if (request_.server || !request_.mount.empty()) {
+      request_.names.push_back(word);
+      return absl::OkStatus();
+    }
+    request_.either = false;
+    if (word == "on") return TakeValue(word, &request_.mount);
+    request_.mount = word;
+    return absl::OkStatus();
   }
 
   absl::Status TakeMapWord(const std::string& word) {
@@ -433,7 +454,8 @@ class Parser {
       case Verb::kInflight:
         return given <= 1 ? absl::OkStatus() : missing("one device at the most");
       case Verb::kReload:
-        return given == 0 ? absl::OkStatus() : missing("nothing more");
+        if (given == 0) return absl::OkStatus();
+        return missing(request_.server ? "nothing more" : "one mount at the most");
       case Verb::kMap:
         if (given == 0 || request_.from.empty()) return missing("DEVICE from SERVER");
         return absl::OkStatus();
@@ -515,7 +537,7 @@ std::string HelpText(const Request& request) {
                       command.sentence, "\n");
     }
   }
-  if (request.server) {
+  if (request.server || request.either) {
     absl::StrAppend(&text, "\n--socket PATH: where the server's admin_socket is.\n");
   }
   if (request.verb == Verb::kHelp) {
@@ -548,6 +570,7 @@ std::vector<std::string> WordsBehind(const std::vector<std::string>& words) {
   }
   if (next < words.size() && last == "on") return {"MOUNT"};
   if (next < words.size() && last == "as") return {};
+  request.either = request.verb == Verb::kReload && !has_mode;
   std::vector<std::string> behind;
   for (const Command& command : kCommands) {
     if (!Matches(request, command)) continue;

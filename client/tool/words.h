@@ -43,6 +43,7 @@ enum class Verb : uint8_t {
 // A command line of `rnbd` (docs/rnbd.md): [MODE] [TARGET] COMMAND [ARGUMENT | OPTION]...
 struct Request {
   bool server = false;
+  bool either = false;            // reload: of the side that runs here; `server` says nothing
   Target target = Target::kNone;  // kNone: to be found by the name that the command is about
   Verb verb = Verb::kHelp;
   bool help = false;  // of this command; kHelp: of what the words before it name

@@ -169,13 +169,28 @@ TEST(Words, OfAServer) {
 }
 
 TEST(Words, Reload) {
-  for (const char* line : {"reload", "server reload", "srv reload --socket /x"}) {
+  for (const char* line : {"server reload", "srv reload --socket /x", "reload --socket /x"}) {
     EXPECT_TRUE(Parsed(line).server) << line;
+    EXPECT_FALSE(Parsed(line).either) << line;
     EXPECT_EQ(Parsed(line).verb, Verb::kReload) << line;
   }
-  EXPECT_THAT(Refusal("reload x"), HasSubstr("nothing more"));
-  EXPECT_THAT(Refusal("session reload"), HasSubstr("a server cannot reload a session"));
-  EXPECT_THAT(HelpText(Parsed("reload help")), HasSubstr("rnbd server reload [verbose]"));
+  EXPECT_FALSE(Parsed("client reload").server);
+  EXPECT_FALSE(Parsed("client reload").either);
+  for (const char* line : {"client reload /mnt", "clt reload on /mnt", "reload /mnt"}) {
+    EXPECT_FALSE(Parsed(line).server) << line;
+    EXPECT_FALSE(Parsed(line).either) << line;
+    EXPECT_EQ(Parsed(line).mount, "/mnt") << line;
+  }
+  EXPECT_TRUE(Parsed("reload").either);
+  EXPECT_TRUE(Parsed("reload verbose").either);
+  EXPECT_THAT(Refusal("server reload x"), HasSubstr("nothing more"));
+  EXPECT_THAT(Refusal("client reload /a /b"), HasSubstr("one mount at the most"));
+  EXPECT_THAT(Refusal("client reload on"), HasSubstr("nothing stands behind"));
+  EXPECT_THAT(Refusal("session reload"), HasSubstr("a client cannot reload a session"));
+  const std::string help = HelpText(Parsed("reload help"));
+  EXPECT_THAT(help, HasSubstr("rnbd server reload [verbose]"));
+  EXPECT_THAT(help, HasSubstr("rnbd client reload [MOUNT] [verbose]"));
+  EXPECT_THAT(HelpText(Parsed("server reload help")), Not(HasSubstr("client")));
 }
 
 TEST(Words, RefusesAndSaysWhatMayBeMeant) {
@@ -222,6 +237,9 @@ TEST(Words, WhatMayFollow) {
   EXPECT_THAT(Behind("map x from y on"), ElementsAre("MOUNT"));
   EXPECT_THAT(Behind("map x from y as"), IsEmpty());
   EXPECT_THAT(Behind("server device limit x from"), ElementsAre("SESSION"));
+  EXPECT_THAT(Behind("client reload"), ElementsAre("MOUNT", "verbose", "help"));
+  EXPECT_THAT(Behind("server reload"), ElementsAre("verbose", "help"));
+  EXPECT_THAT(Behind("reload"), Contains("MOUNT"));
   EXPECT_THAT(Behind("list"), IsSupersetOf({"json", "K", "notree"}));
   EXPECT_THAT(Behind("show"), IsSupersetOf({"DEVICE", "SESSION", "PATH"}));
   EXPECT_THAT(Behind("path show"), Not(Contains("DEVICE")));

@@ -1,6 +1,6 @@
 #!/bin/bash
 # In a guest with a kernel that cannot send requests again (before Linux 6.9): when the process that serves a mount is
-# killed, whoever waits gets an error at once, and hears why. An upgrade works.
+# killed, whoever waits gets an error at once, and hears why. An upgrade and a reload work, while the server is there.
 
 source testing/shell_test.sh
 source testing/guest/guest_lib.sh
@@ -30,6 +30,23 @@ echo before >&5
 run_bounded 60 rnbd-fuse --upgrade "$TEST_DIR/mnt"
 echo after >&5
 [[ $(head -n 2 "$TEST_DIR/mnt/disk.img" | tr '\n' ' ') == "before after " ]] || fail "$(head -n 2 "$TEST_DIR/mnt/disk.img")"
+case_end
+
+case_start "a reload while the server is away changes nothing"
+stop_daemon server
+before=$(serving_process)
+sed -i '1i queue_depth: 128' "$TEST_DIR/client.yaml"
+wait_until 20 grep -q closed "$TEST_DIR/mnt/sys/block/disk.img/rnbd/state"
+! rnbd-fuse --upgrade "$TEST_DIR/mnt" 2>"$TEST_DIR/message" || fail "upgraded"
+grep "device disk.img is not open at its server" "$TEST_DIR/message" || fail "$(cat "$TEST_DIR/message")"
+kill -HUP "${daemon[client]}"
+wait_until 20 grep -q "nothing is reloaded" "$TEST_DIR/client.log"
+[[ $(serving_process) == "$before" ]] || fail "another process serves"
+start_daemon server rnbd-server --config "$TEST_DIR/server.yaml"
+wait_until 20 grep -q open "$TEST_DIR/mnt/sys/block/disk.img/rnbd/state"
+kill -HUP "${daemon[client]}"
+wait_until 20 grep -q "queue_depth: 512 -> 128" "$TEST_DIR/client.log"
+[[ $(head -n 1 "$TEST_DIR/mnt/disk.img") == before ]] || fail "it does not go on"
 case_end
 
 case_start "the process is killed"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The server reads its file again, on SIGHUP and on "rnbd reload", while sessions work: what is different is said and in
+# The server reads its file again, on SIGHUP and on "rnbd server reload", while sessions work: what is different is said and in
 # force, a wrong file changes nothing, and nobody's I/O notices.
 
 source testing/shell_test.sh
@@ -86,7 +86,7 @@ on_exit _end_load
 case_start "a session is admitted from then on"
 gets new && fail "it was admitted before"
 write_config "" "  - {name: new, dev_search_path: $IMAGES, access: [ro]}" >"$CONFIG"
-expect 0 reload
+expect 0 server reload
 expect_output "+ session \"new\", $IMAGES, access ro"
 gets new || fail "not admitted: $(<"$TEST_DIR/probe.log")"
 expect 0 server reload
@@ -102,32 +102,32 @@ case_end
 
 case_start "limits"
 write_config "limits: {max_sessions: 1}" "  - {name: new, dev_search_path: $IMAGES}" >"$CONFIG"
-expect 0 reload
+expect 0 server reload
 expect_output "limits.max_sessions: 4096 -> 1
 + session \"new\", $IMAGES, access ro rw migration"
 gets new && fail "a second session was admitted"
 write_config "" "  - {name: new, dev_search_path: $IMAGES}" >"$CONFIG"
-expect 0 reload
+expect 0 server reload
 gets new || fail "not admitted: $(<"$TEST_DIR/probe.log")"
 write_config "" "" >"$CONFIG"
-expect 0 reload
+expect 0 server reload
 case_end
 
 case_start "a wrong file changes nothing"
 write_config "workers: many" "  - {name: new, dev_search_path: $IMAGES}" >"$CONFIG"
-expect 1 reload
+expect 1 server reload
 says "$CONFIG:4:10: workers"
 gets new && fail "a part of it is in force"
 kill -HUP "${daemon[server]}"
 wait_until 10 grep -qF "$CONFIG:4:10: workers" "$TEST_DIR/server.log"
 rm "$CONFIG"
-expect 1 reload
+expect 1 server reload
 says "No such file"
 case_end
 
 case_start "what takes a restart is said, the rest is done"
 write_config "queue_depth: 64" "  - {name: new, dev_search_path: $IMAGES}" >"$CONFIG"
-expect 0 reload
+expect 0 server reload
 expect_output "+ session \"new\", $IMAGES, access ro rw migration
 takes a restart: queue_depth: 128 -> 64"
 gets new || fail "not admitted: $(<"$TEST_DIR/probe.log")"
@@ -135,12 +135,12 @@ case_end
 
 case_start "an open session that the file does not admit any more goes on"
 write_config "" "" | sed 's/"blya"/"somebody"/' >"$CONFIG"
-expect 0 reload
+expect 0 server reload
 wait_until 10 grep -q "session blya is not admitted any more" "$TEST_DIR/server.log"
 expect 1 map other.img from blya
 says "Permission denied"
 write_config "" "" >"$CONFIG"
-expect 0 reload
+expect 0 server reload
 case_end
 
 case_start "the load has noticed nothing"
@@ -175,9 +175,9 @@ write_limits() { write_config "" "  - {name: blya, dev_search_path: $IMAGES, lim
 
 case_start "a limit holds"
 write_config "" "" >"$CONFIG"
-expect 0 reload
+expect 0 server reload
 write_limits 1000
-expect 0 reload
+expect 0 server reload
 expect_output "- session \"blya\", $IMAGES, access ro rw migration
 + session \"blya\", $IMAGES, access ro rw migration, limits iops=1000 burst=100ms"
 fio --name=limited --filename="$MNT/disk0" --rw=randread --bs=4k --iodepth=16 --ioengine=libaio --direct=1 --size=64M \
@@ -193,7 +193,7 @@ load=$!
 sleep 1
 expect_rate 1000
 write_limits 400
-expect 0 reload
+expect 0 server reload
 sleep 0.5
 expect_rate 400
 expect 0 server limit blya iops=2000 burst=1s verbose
@@ -203,7 +203,7 @@ expect_rate 2000
 expect 0 server session show blya limits noheaders notree
 expect_output "iops=2000 burst=1s (set by hand)"
 write_limits 500
-expect 0 reload
+expect 0 server reload
 expect_rate 2000
 expect 0 server limit blya file
 expect 0 server device limit disk.img bandwidth=1MiB
