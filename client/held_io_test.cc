@@ -307,6 +307,28 @@ TEST_F(HeldIoTest, AFiniteHoldEnds) {
   EXPECT_EQ(again.Wait(), 0);
 }
 
+// As when a hold is over and begins anew before a worker has looked.
+TEST_F(HeldIoTest, WhatIsLookedAtAndGoesOnToWaitIsHeldOnce) {
+  Start();
+  StopServer();
+  TestBlockRequest write;
+  SubmitWrite(&write, 0, Filled(512, 'a'));
+  ASSERT_TRUE(Eventually([&] { return device_->held() == 1; }));
+  absl::Notification go_on;
+  client_->threads().workers()[0]->Post([&] { go_on.WaitForNotification(); });
+  client_->threads().control()->RunAndWait([&] {
+    device_->AllowHolding(false);
+    device_->AllowHolding(true);
+  });
+  go_on.Notify();
+  client_->threads().Settle();
+  EXPECT_EQ(device_->held(), 1U);
+  EXPECT_EQ(device_->holds().holds, 1U);
+  server_->Start();
+  EXPECT_EQ(write.Wait(), 0);
+  EXPECT_GT(device_->holds().held_ns, 0U);
+}
+
 TEST_F(HeldIoTest, AHoldThatIsEndedFailsWhatWaitsAndNothingLater) {
   Start();
   EXPECT_EQ(EndHold(), EALREADY);

@@ -9,9 +9,13 @@ HeldRequests::Waiting* HeldRequests::WaitingOf(BlockRequest* request) {
 }
 
 void HeldRequests::Hold(size_t worker, BlockRequest* request, bool exclusive, int64_t now_ns) {
+  Add(&queues_[worker].holds, 1);
+  HoldOn(worker, request, exclusive, now_ns);
+}
+
+void HeldRequests::HoldOn(size_t worker, BlockRequest* request, bool exclusive, int64_t now_ns) {
   Queue& queue = queues_[worker];
   request->held_ns = now_ns;
-  Add(&queue.holds, 1);
   new (request->scratch) Waiting{nullptr, exclusive};
   if (queue.first == nullptr) {
     queue.first = request;

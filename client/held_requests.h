@@ -22,8 +22,11 @@ class HeldRequests {
   // `exclusive` is given back with the request.
   void Hold(size_t worker, BlockRequest* request, bool exclusive, int64_t now_ns);
 
+  // The same for what TakeAll() gives, where it was looked at and goes on to wait: no further hold.
+  void HoldOn(size_t worker, BlockRequest* request, bool exclusive, int64_t now_ns);
+
   // On the thread of `worker`: takes all of its requests, in order, and gives each to `visit` as
-  // (request, exclusive), which may hold it again.
+  // (request, exclusive), which may hold it again, or on.
   template <typename Visit>
   void TakeAll(size_t worker, int64_t now_ns, Visit visit);
 

@@ -402,10 +402,14 @@ void RemoteDevice::EndHold() {
 // Those that may not wait any more; the others keep their order.
 void RemoteDevice::FailHeldOn(size_t worker) {
   if (is_open()) return;
-  held_.TakeAll(worker, workers_[worker]->now_ns(),
-                [this, worker](BlockRequest* request, bool exclusive) {
-                  HoldOrFail(worker, request, exclusive);
-                });
+  const int64_t now_ns = workers_[worker]->now_ns();
+  held_.TakeAll(worker, now_ns, [this, worker, now_ns](BlockRequest* request, bool exclusive) {
+    if (is_open() || MayHold(worker, *request)) {
+      held_.HoldOn(worker, request, exclusive, now_ns);
+    } else {
+      FailHeld(worker, request, exclusive);
+    }
+  });
 }
 
 void RemoteDevice::Resume() {
