@@ -28,38 +28,43 @@ static_assert(WireMessage<Reason> && sizeof(Reason) <= sizeof(ConnectResponse::r
 
 struct Entry {
   Refusal reason;
+  const char* name;
   int error_number;
   // '#' stands for the limit.
   const char* words;
 };
 
 constexpr Entry kEntries[] = {
-    {Refusal::kShuttingDown, ECONNRESET, "the server is shutting down"},
-    {Refusal::kUnknownSession, ENXIO,
+    {Refusal::kShuttingDown, "shutting_down", ECONNRESET, "the server is shutting down"},
+    {Refusal::kUnknownSession, "unknown_session", ENXIO,
      "a further path of a session that the server does not know; do all paths lead to one server?"},
-    {Refusal::kMaxSessions, ENOMEM, "the server has all its # sessions in use (max_sessions)"},
-    {Refusal::kMaxSessionsPerAddress, ENOMEM,
+    {Refusal::kMaxSessions, "max_sessions", ENOMEM,
+     "the server has all its # sessions in use (max_sessions)"},
+    {Refusal::kMaxSessionsPerAddress, "max_sessions_per_address", ENOMEM,
      "the client's address has all its # sessions in use (max_sessions_per_address)"},
-    {Refusal::kMaxPathsPerSession, ECONNRESET,
+    {Refusal::kMaxPathsPerSession, "max_paths_per_session", ECONNRESET,
      "the session has all its # paths (max_paths_per_session)"},
-    {Refusal::kMaxConnectionsPerPath, ECONNRESET,
+    {Refusal::kMaxConnectionsPerPath, "max_connections_per_path", ECONNRESET,
      "more than # connections for one path (max_connections_per_path); the client opens one for "
      "each of its workers"},
-    {Refusal::kMaxConnections, ENOMEM,
+    {Refusal::kMaxConnections, "max_connections", ENOMEM,
      "the server has all its # connections in use (max_connections)"},
-    {Refusal::kMaxConnectionsPerAddress, ENOMEM,
+    {Refusal::kMaxConnectionsPerAddress, "max_connections_per_address", ENOMEM,
      "the client's address has all its # connections in use (max_connections_per_address)"},
-    {Refusal::kSessionClosing, ECONNRESET,
+    {Refusal::kSessionClosing, "session_closing", ECONNRESET,
      "the session's earlier paths are closing: their requests are being finished"},
-    {Refusal::kPathClosing, ECONNRESET,
+    {Refusal::kPathClosing, "path_closing", ECONNRESET,
      "the path's earlier connections are closing: their requests are being finished"},
-    {Refusal::kPathIsNewer, ECONNRESET, "a later attempt has connected this path"},
-    {Refusal::kPathElsewhere, ECONNRESET, "the path belongs to another session or address"},
-    {Refusal::kSameEnds, EEXIST, "the session has another path between the same two addresses"},
-    {Refusal::kOtherCidNum, ECONNRESET, "the path was begun with another number of connections"},
-    {Refusal::kSameCid, ECONNRESET, "the path has this connection already"},
-    {Refusal::kPathConnected, ECONNRESET, "the path is connected already"},
-    {Refusal::kDrained, ECONNRESET,
+    {Refusal::kPathIsNewer, "path_is_newer", ECONNRESET, "a later attempt has connected this path"},
+    {Refusal::kPathElsewhere, "path_elsewhere", ECONNRESET,
+     "the path belongs to another session or address"},
+    {Refusal::kSameEnds, "same_ends", EEXIST,
+     "the session has another path between the same two addresses"},
+    {Refusal::kOtherCidNum, "other_cid_num", ECONNRESET,
+     "the path was begun with another number of connections"},
+    {Refusal::kSameCid, "same_cid", ECONNRESET, "the path has this connection already"},
+    {Refusal::kPathConnected, "path_connected", ECONNRESET, "the path is connected already"},
+    {Refusal::kDrained, "drained", ECONNRESET,
      "the server is drained: it takes no sessions for the time being"},
 };
 
@@ -85,6 +90,18 @@ absl::Status Refuse(Refusal reason, uint32_t limit) {
   status.SetPayload(kPayloadUrl, absl::Cord(absl::string_view(reinterpret_cast<const char*>(&sent),
                                                               sizeof(sent))));
   return status;
+}
+
+const char* RejectionName(size_t number) {
+  const Entry* const entry = Find(static_cast<uint8_t>(number));
+  return entry == nullptr ? "other" : entry->name;
+}
+
+size_t RejectionNumber(const absl::Status& why) {
+  const absl::optional<absl::Cord> payload = why.GetPayload(kPayloadUrl);
+  if (!payload.has_value()) return 0;
+  const std::string bytes(*payload);
+  return static_cast<uint8_t>(bytes[offsetof(Reason, number)]);
 }
 
 ConnectResponse MakeRefusal(const absl::Status& why) {

@@ -1,6 +1,7 @@
 #ifndef RNBD_RTRS_REFUSAL_H_
 #define RNBD_RTRS_REFUSAL_H_
 
+#include <cstddef>
 #include <cstdint>
 
 #include "absl/status/status.h"
@@ -35,6 +36,13 @@ enum class Refusal : uint8_t {
   kPathConnected = 16,  // the path is complete
   kDrained = 17,        // no new sessions, until somebody says so
 };
+
+inline constexpr size_t kRefusals = 18;  // numbers below it, 0 is for others
+
+// In short, as a label of what is counted by number; "other" for 0.
+const char* RejectionName(size_t number);
+// The number of the reason where Refuse() made `why`, otherwise 0.
+size_t RejectionNumber(const absl::Status& why);
 
 // The failure that stands for a reason, with its errno.
 absl::Status Refuse(Refusal reason, uint32_t limit = 0);

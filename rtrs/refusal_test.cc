@@ -20,7 +20,7 @@ using ::testing::Not;
 
 TEST(RefusalTest, EveryReasonArrivesInItsOwnWords) {
   std::set<std::string> seen;
-  for (int number = 1; number <= static_cast<int>(Refusal::kPathConnected); ++number) {
+  for (int number = 1; number < static_cast<int>(kRefusals); ++number) {
     absl::Status refused = Refuse(static_cast<Refusal>(number), 1234);
     const ConnectResponse sent = MakeRefusal(refused);
     absl::Status read = ReadRefusal(MessageBytes(sent));
@@ -28,6 +28,17 @@ TEST(RefusalTest, EveryReasonArrivesInItsOwnWords) {
     EXPECT_THAT(std::string(read.message()), HasSubstr(std::string(refused.message())));
     EXPECT_TRUE(seen.insert(std::string(read.message())).second) << read;
   }
+}
+
+TEST(RefusalTest, EveryReasonIsCountedForItself) {
+  std::set<std::string> names;
+  for (size_t number = 1; number < kRefusals; ++number) {
+    EXPECT_EQ(number, RejectionNumber(Refuse(static_cast<Refusal>(number))));
+    names.insert(RejectionName(number));
+  }
+  EXPECT_EQ(0U, RejectionNumber(ErrnoToStatus(EPROTO, "parse")));
+  names.insert(RejectionName(0));
+  EXPECT_EQ(kRefusals, names.size());
 }
 
 TEST(RefusalTest, NamesTheLimit) {

@@ -63,6 +63,7 @@ void Server::OnIncoming(std::unique_ptr<IncomingConnection> incoming) {
   absl::Status admitted = Admit(incoming.get());
   if (admitted.ok()) return;
   ++counters_.connections_rejected;
+  ++counters_.connections_rejected_for[RejectionNumber(admitted)];
   if (log_rejections_.Allow()) {
     spdlog::warn("rejected a connection from {} at {}: {} ({} more not shown)",
                  incoming->source().ToString(), incoming->destination().ToString(),

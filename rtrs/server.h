@@ -1,6 +1,7 @@
 #ifndef RNBD_RTRS_SERVER_H_
 #define RNBD_RTRS_SERVER_H_
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -16,6 +17,7 @@
 #include "rtrs/address.h"
 #include "rtrs/fabric.h"
 #include "rtrs/messages.h"
+#include "rtrs/refusal.h"
 #include "rtrs/server_chunks.h"
 #include "rtrs/server_handler.h"
 #include "rtrs/server_observer.h"
@@ -45,6 +47,7 @@ struct ServerOptions {
 // What a server has seen; control thread.
 struct ServerCounters {
   uint64_t connections_rejected = 0;
+  std::array<uint64_t, kRefusals> connections_rejected_for = {};  // by RejectionNumber()
   uint64_t paths_connected = 0;
   uint64_t paths_closed = 0;     // of those that were connected
   uint64_t paths_abandoned = 0;  // closed before they were connected

@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "common/status.h"
 #include "server/kept_places.h"
+#include "server/refusal_reason.h"
 #include "server/session_policy.h"
 
 namespace rnbd::server {
@@ -51,14 +52,14 @@ absl::Status BlockService::KeepPlaces() {
 
 absl::Status BlockService::MayBegin(const std::string& session_name, const rtrs::Address& client) {
   if (fenced_.Contains(session_name, absl::Now())) {
-    if (metrics_ != nullptr) metrics_->CountRefusedSession();
+    if (metrics_ != nullptr) metrics_->CountRefusedSession(RefusalReason::kFenced);
     return ErrnoToStatus(EACCES,
                          absl::StrCat("session \"", session_name, "\" is fenced at the server"));
   }
   const auto config = config_->Get();
   const absl::Status admitted = DecideSession(*config, session_name, client).status();
   if (admitted.ok()) return admitted;
-  if (metrics_ != nullptr) metrics_->CountRefusedSession();
+  if (metrics_ != nullptr) metrics_->CountRefusedSession(RefusalReasonOf(admitted));
   if (log_refusals_.Allow()) {
     spdlog::warn("refused {} ({} more not shown)", admitted, log_refusals_.TakeSuppressed());
   }

@@ -17,6 +17,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "common/status.h"
+#include "server/refusal_reason.h"
 
 namespace rnbd::server {
 namespace {
@@ -57,7 +58,8 @@ absl::StatusOr<UniqueFd> OpenFound(const UniqueFd& found, bool is_file, AccessMo
   UniqueFd fd(open(absl::StrCat("/proc/self/fd/", found.get()).c_str(), flags));
   if (!fd.valid()) {
     if (errno == EWOULDBLOCK) {
-      return ErrnoToStatus(EBUSY, absl::StrCat(path, " is leased by another program"));
+      return RefusedFor(RefusalReason::kInUse,
+                        ErrnoToStatus(EBUSY, absl::StrCat(path, " is leased by another program")));
     }
     return ErrnoToStatus(errno, absl::StrCat("open ", path, " (", AccessModeName(mode), ")"));
   }

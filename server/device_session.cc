@@ -10,6 +10,7 @@
 #include "common/logging.h"
 #include "common/status.h"
 #include "server/disk_id.h"
+#include "server/refusal_reason.h"
 
 namespace rnbd::server {
 namespace {
@@ -340,7 +341,7 @@ void DeviceSession::OnOpened(const OpenRequest& open, absl::StatusOr<OpenedDevic
 void DeviceSession::AnswerOpen(rtrs::ServerRequest* request, const OpenRequest& open,
                                const absl::StatusOr<OpenResponse>& response) {
   if (!response.ok()) {
-    if (metrics_ != nullptr) metrics_->CountRefusedOpen();
+    if (metrics_ != nullptr) metrics_->CountRefusedOpen(RefusalReasonOf(response.status()));
     if (log_refusals_.Allow()) {
       spdlog::warn("session {}: refused to open device {} {}: {} ({} more not shown)", name_,
                    open.dev_name, AccessModeName(open.access_mode), response.status(),

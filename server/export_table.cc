@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/status.h"
+#include "server/refusal_reason.h"
 
 namespace rnbd::server {
 namespace {
@@ -77,10 +78,12 @@ absl::StatusOr<ExportTable::Lease> ExportTable::Acquire(Holder wanted) {
     writers.push_back(Describe(place));
   }
   if (writers.size() > WritersAllowedBeside(wanted.mode)) {
-    return ErrnoToStatus(
-        EPERM, absl::StrCat(wanted.device_name, " (", AccessModeName(wanted.mode),
-                            ") is open for writing by ", absl::StrJoin(writers, " and "), "; ",
-                            Remedy(wanted.mode, writers.size())));
+    return RefusedFor(
+        RefusalReason::kInUse,
+        ErrnoToStatus(
+            EPERM, absl::StrCat(wanted.device_name, " (", AccessModeName(wanted.mode),
+                                ") is open for writing by ", absl::StrJoin(writers, " and "), "; ",
+                                Remedy(wanted.mode, writers.size()))));
   }
   DropKeptFor(wanted);
   places_.emplace(++last_id_, Place{.holder = std::move(wanted)});

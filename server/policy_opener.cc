@@ -14,6 +14,7 @@
 #include "server/export_name.h"
 #include "server/io_uring_backend.h"
 #include "server/null_backend.h"
+#include "server/refusal_reason.h"
 #include "server/session_policy.h"
 #include "server/write_lock.h"
 
@@ -59,7 +60,8 @@ absl::optional<SessionLimits> PolicyOpener::limits() const {
 
 absl::Status PolicyOpener::MayUse(const ExportName& disk) const {
   if (!disks_->drained.Contains(disk.name, absl::Now())) return absl::OkStatus();
-  return ErrnoToStatus(EBUSY, absl::StrCat("disk ", disk.name, " is drained"));
+  return RefusedFor(RefusalReason::kDrained,
+                    ErrnoToStatus(EBUSY, absl::StrCat("disk ", disk.name, " is drained")));
 }
 
 absl::StatusOr<OpenedDevice> PolicyOpener::Open(absl::string_view device_name, AccessMode mode) {

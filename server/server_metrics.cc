@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "rtrs/refusal.h"
 
 namespace rnbd::server {
 namespace {
@@ -18,6 +19,12 @@ constexpr const char* kOperationNames[] = {"read",    "write",        "flush",
 
 std::string OperationLabel(size_t operation) {
   return MetricLabel("operation", kOperationNames[operation]);
+}
+
+// Whether a session may be refused for it, not only a device.
+bool IsOfSession(RefusalReason reason) {
+  return reason == RefusalReason::kNoEntry || reason == RefusalReason::kAddress ||
+         reason == RefusalReason::kFenced;
 }
 
 constexpr char kOthers[] = "(others)";
@@ -227,11 +234,27 @@ void ServerMetrics::AddState(const std::function<State()>& state, MetricRegistry
   registry->Add({"rnbd_server_chunk_memory_bytes", Type::kGauge, "",
                  "Memory that sessions were given for chunks, touched or not",
                  [state](Values* values) { values->Add("", state().chunk_memory); }});
-  registry->Add({"rnbd_server_policy_refusals_total", Type::kCounter, "what",
-                 "Sessions that the configuration does not admit, and devices that were not opened",
+  registry->Add({"rnbd_server_policy_refusals_total", Type::kCounter, "what,reason",
+                 "Sessions that were not admitted, and devices that were not opened",
                  [this](Values* values) {
-                   values->Add(MetricLabel("what", "session"), refused_sessions_.load());
-                   values->Add(MetricLabel("what", "device"), refused_opens_.load());
+                   for (size_t i = 0; i < kRefusalReasons; ++i) {
+                     const std::string reason =
+                         MetricLabel("reason", RefusalReasonName(static_cast<RefusalReason>(i)));
+                     const auto labels = [&](const char* what) {
+                       return absl::StrCat(MetricLabel("what", what), ",", reason);
+                     };
+                     if (IsOfSession(static_cast<RefusalReason>(i))) {
+                       values->Add(labels("session"), refused_sessions_[i].load());
+                     }
+                     values->Add(labels("device"), refused_opens_[i].load());
+                   }
+                 }});
+  registry->Add({"rnbd_server_connections_rejected_total", Type::kCounter, "reason",
+                 "Connections that were refused", [state](Values* values) {
+                   const auto rejected = state().counters.connections_rejected_for;
+                   for (size_t i = 0; i < rejected.size(); ++i) {
+                     values->Add(MetricLabel("reason", rtrs::RejectionName(i)), rejected[i]);
+                   }
                  }});
   struct Counter {
     const char* name;
@@ -239,8 +262,6 @@ void ServerMetrics::AddState(const std::function<State()>& state, MetricRegistry
     uint64_t rtrs::ServerCounters::*number;
   };
   constexpr Counter kCounters[] = {
-      {"rnbd_server_connections_rejected_total", "Connections that were refused",
-       &rtrs::ServerCounters::connections_rejected},
       {"rnbd_server_paths_connected_total", "Paths that were connected",
        &rtrs::ServerCounters::paths_connected},
       {"rnbd_server_paths_closed_total", "Paths that were connected and ended",

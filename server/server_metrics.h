@@ -19,6 +19,7 @@
 #include "rtrs/server.h"
 #include "server/backend.h"
 #include "server/device_counters.h"
+#include "server/refusal_reason.h"
 
 namespace rnbd::server {
 
@@ -57,8 +58,8 @@ class ServerMetrics {
   Worker* worker(size_t number) { return workers_[number].get(); }
 
   // Any thread, on the control path.
-  void CountRefusedSession() { ++refused_sessions_; }
-  void CountRefusedOpen() { ++refused_opens_; }
+  void CountRefusedSession(RefusalReason why) { ++refused_sessions_[static_cast<size_t>(why)]; }
+  void CountRefusedOpen(RefusalReason why) { ++refused_opens_[static_cast<size_t>(why)]; }
 
   // Any thread, on the control path: counts what a device of a session does, and shows it for as
   // long as somebody has the counters.
@@ -85,8 +86,10 @@ class ServerMetrics {
 
   std::vector<std::unique_ptr<Worker>> workers_;
   const absl::Time start_;
-  std::atomic<uint64_t> refused_sessions_{0};
-  std::atomic<uint64_t> refused_opens_{0};
+  // By RefusalReason.
+  using Refusals = std::array<std::atomic<uint64_t>, kRefusalReasons>;
+  Refusals refused_sessions_ = {};
+  Refusals refused_opens_ = {};
   mutable absl::Mutex devices_mutex_;
   std::vector<std::weak_ptr<DeviceCounters>> devices_ ABSL_GUARDED_BY(devices_mutex_);
 };

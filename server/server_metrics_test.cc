@@ -15,6 +15,7 @@
 #include "common/metrics.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "rtrs/refusal.h"
 #include "server/device_counters.h"
 
 namespace rnbd::server {
@@ -115,17 +116,27 @@ TEST_F(ServerMetricsTest, TheStateIsThatOfTheMoment) {
   state_.counters.paths_connected = 5;
   state_.counters.paths_closed = 2;
   state_.counters.protocol_violations = 3;
-  metrics_.CountRefusedSession();
-  metrics_.CountRefusedOpen();
-  metrics_.CountRefusedOpen();
+  metrics_.CountRefusedSession(RefusalReason::kFenced);
+  metrics_.CountRefusedOpen(RefusalReason::kInUse);
+  metrics_.CountRefusedOpen(RefusalReason::kInUse);
+  metrics_.CountRefusedOpen(RefusalReason::kOther);
+  state_.counters.connections_rejected_for[static_cast<size_t>(rtrs::Refusal::kMaxSessions)] = 6;
+  state_.counters.connections_rejected_for[0] = 1;
   state_.devices_open = 4;
   const std::string text = registry_.Text();
   EXPECT_THAT(text, HasSubstr("\nrnbd_server_sessions 7\n"));
   EXPECT_THAT(text, HasSubstr("\nrnbd_server_chunk_memory_bytes 1048576\n"));
   EXPECT_THAT(text, HasSubstr("\nrnbd_server_paths 3\n"));
   EXPECT_THAT(text, HasSubstr("\nrnbd_server_protocol_violations_total 3\n"));
-  EXPECT_THAT(text, HasSubstr("\nrnbd_server_policy_refusals_total{what=\"session\"} 1\n"));
-  EXPECT_THAT(text, HasSubstr("\nrnbd_server_policy_refusals_total{what=\"device\"} 2\n"));
+  for (const char* refusals : {"session\",reason=\"fenced\"} 1", "session\",reason=\"address\"} 0",
+                               "device\",reason=\"in_use\"} 2", "device\",reason=\"other\"} 1"}) {
+    EXPECT_THAT(text, HasSubstr(absl::StrCat("\nrnbd_server_policy_refusals_total{what=\"",
+                                             refusals, "\n")));
+  }
+  EXPECT_THAT(text, Not(HasSubstr("session\",reason=\"in_use\"")));
+  EXPECT_THAT(text,
+              HasSubstr("\nrnbd_server_connections_rejected_total{reason=\"max_sessions\"} 6\n"));
+  EXPECT_THAT(text, HasSubstr("\nrnbd_server_connections_rejected_total{reason=\"other\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("\nrnbd_server_devices_open 4\n"));
 }
 

@@ -9,6 +9,7 @@
 #include "common/status.h"
 #include "config/glob.h"
 #include "config/peer_range.h"
+#include "server/refusal_reason.h"
 
 namespace rnbd::server {
 namespace {
@@ -25,6 +26,10 @@ std::string RangeNames(const std::vector<config::PeerRange>& ranges) {
   });
 }
 
+absl::Status Refused(RefusalReason reason, absl::string_view why) {
+  return RefusedFor(reason, rnbd::ErrnoToStatus(EACCES, why));
+}
+
 }  // namespace
 
 absl::StatusOr<const config::ServerSessionConfig*> DecideSession(const config::ServerConfig& config,
@@ -34,26 +39,27 @@ absl::StatusOr<const config::ServerSessionConfig*> DecideSession(const config::S
   const std::string who = absl::StrCat("session \"", name, "\" from ", client.ToString());
   for (const config::ServerSessionConfig& entry : config.sessions) {
     if (!config::MatchesGlob(entry.name, name)) continue;
-    return ErrnoToStatus(
-        EACCES, absl::StrCat(who, ": ", entry.origin.text, " allows that name from ",
-                             RangeNames(entry.from), " only, and no later entry allows it"));
+    return Refused(RefusalReason::kAddress,
+                   absl::StrCat(who, ": ", entry.origin.text, " allows that name from ",
+                                RangeNames(entry.from), " only, and no later entry allows it"));
   }
-  return ErrnoToStatus(EACCES,
-                       absl::StrCat(who, ": no entry below sessions has that name; add one"));
+  return Refused(RefusalReason::kNoEntry,
+                 absl::StrCat(who, ": no entry below sessions has that name; add one"));
 }
 
 absl::Status MayOpen(const config::ServerSessionConfig& entry, absl::string_view device_name,
                      AccessMode mode) {
   if (!entry.AllowsDevice(device_name)) {
-    return ErrnoToStatus(
-        EACCES, absl::StrCat("device \"", device_name, "\": ", entry.origin.text, " has only ",
-                             absl::StrJoin(entry.devices, ", "), " below devices; add it there"));
+    return Refused(
+        RefusalReason::kDevice,
+        absl::StrCat("device \"", device_name, "\": ", entry.origin.text, " has only ",
+                     absl::StrJoin(entry.devices, ", "), " below devices; add it there"));
   }
   if (!entry.Allows(mode)) {
-    return ErrnoToStatus(
-        EACCES, absl::StrCat("device \"", device_name, "\" (", AccessModeName(mode),
-                             "): ", entry.origin.text, " has only ", ModeNames(entry.access),
-                             " below access; open it so, or add it there"));
+    return Refused(RefusalReason::kAccess,
+                   absl::StrCat("device \"", device_name, "\" (", AccessModeName(mode),
+                                "): ", entry.origin.text, " has only ", ModeNames(entry.access),
+                                " below access; open it so, or add it there"));
   }
   return absl::OkStatus();
 }

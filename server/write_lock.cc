@@ -7,6 +7,7 @@
 
 #include "common/logging.h"
 #include "common/status.h"
+#include "server/refusal_reason.h"
 
 namespace rnbd::server {
 namespace {
@@ -32,9 +33,11 @@ absl::Status LockForWriting(int fd, bool first) {
   if (error == 0) error = SetLock(fd, F_RDLCK);
   if (error == 0) return absl::OkStatus();
   if (error == EAGAIN || error == EACCES) {
-    return ErrnoToStatus(EBUSY,
-                         "another process has the disk open for writing, or requests of a server "
-                         "that was killed are still on their way to it");
+    return RefusedFor(
+        RefusalReason::kInUse,
+        ErrnoToStatus(EBUSY,
+                      "another process has the disk open for writing, or requests of a server "
+                      "that was killed are still on their way to it"));
   }
   static std::atomic<bool> warned{false};
   if (!warned.exchange(true)) {

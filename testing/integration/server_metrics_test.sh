@@ -75,7 +75,9 @@ printf 'sessions:\n  - name: stranger\n    paths: ["unix:%s"]\n    connect_timeo
   >"$TEST_DIR/stranger.yaml"
 mkdir "$TEST_DIR/mnt2"
 run_bounded 20 "$RNBD_FUSE" "$TEST_DIR/mnt2" --foreground --no-state --config "$TEST_DIR/stranger.yaml" && fail "a stranger has mounted"
-(($(value 'rnbd_server_policy_refusals_total{what="session"}') > 0)) || fail "no refusal was counted"
+(($(value 'rnbd_server_policy_refusals_total{what="session",reason="no_entry"}') > 0)) || fail "no refusal was counted"
+expect_value 0 'rnbd_server_policy_refusals_total{what="session",reason="address"}'
+expect_value 0 'rnbd_server_connections_rejected_total{reason="max_sessions"}'
 case_end
 
 case_start "a server that cannot serve them does not start"
