@@ -109,7 +109,7 @@ absl::Status CheckKernelGoesOn(const MountState::Contents& mount) {
     return ErrnoToStatus(
         EAGAIN, absl::StrCat("device ", device.name,
                              " is not open at its server, and this kernel cannot send again what "
-                             "waits for it (Linux 6.9 can): wait until it is, or rnbd fail"));
+                             "waits for it (Linux 6.9 can)"));
   }
   return absl::OkStatus();
 }
