@@ -240,6 +240,17 @@ size_t FindPathSeparator(absl::string_view text) {
   return absl::StartsWith(text, "unix:") ? absl::string_view::npos : first;
 }
 
+// What is behind "unix:@" in front of another "unix:": the name of a path's directory, with its
+// '!', or its two addresses.
+absl::optional<std::string> DestinationOfUnnamedSource(absl::string_view text) {
+  if (!absl::ConsumePrefix(&text, "unix:@") && !absl::ConsumePrefix(&text, "unix:,")) {
+    return absl::nullopt;
+  }
+  if (absl::StartsWith(text, "unix:!")) return absl::StrReplaceAll(text, {{"!", "/"}});
+  if (absl::StartsWith(text, "unix:")) return std::string(text);
+  return absl::nullopt;
+}
+
 absl::optional<int> FamilyOf(const Address& address) {
   if (!address.is_numeric()) return absl::nullopt;
   return absl::StrContains(address.host, ':') ? AF_INET6 : AF_INET;
@@ -419,6 +430,10 @@ std::ostream& operator<<(std::ostream& out, const PathAddress& address) {
 
 absl::StatusOr<PathAddress> ParsePathAddress(absl::string_view text, uint16_t default_port) {
   PathAddress result;
+  if (const absl::optional<std::string> socket = DestinationOfUnnamedSource(text)) {
+    ASSIGN_OR_RETURN(result.destination, ParseAnyAddress(*socket, default_port));
+    return result;
+  }
   const size_t separator = FindPathSeparator(text);
   if (separator == absl::string_view::npos) {
     ASSIGN_OR_RETURN(result.destination, ParseAnyAddress(text, default_port));

@@ -92,7 +92,9 @@ std::ostream& operator<<(std::ostream& out, const PathAddress& address);
 
 // "[src@]dst"; ',' separates as well as '@'. The destination gets `default_port`, a source without
 // a port keeps 0. Both have the same scheme, and the same address family where both are numeric; a
-// Unix path has no source. Every error in the source is EINVAL, as the kernel's.
+// Unix path has no source, but "unix:@unix:/run/x.sock" and "unix:@unix:!run!x.sock" are taken,
+// since scripts make paths of what they have read: src_addr and dst_addr, the name of the
+// directory. Every error in the source is EINVAL, as the kernel's.
 absl::StatusOr<PathAddress> ParsePathAddress(absl::string_view text,
                                              uint16_t default_port = kDefaultPort);
 

@@ -169,6 +169,17 @@ TEST(ParsePathAddress, ReadsBackWhatItPrints) {
   }
 }
 
+TEST(ParsePathAddress, TakesThePathOfASocketAsItsControlFilesHaveIt) {
+  for (const char* text :
+       {"unix:@unix:/run/x.sock", "unix:,unix:/run/x.sock", "unix:@unix:!run!x.sock"}) {
+    SCOPED_TRACE(text);
+    const absl::StatusOr<PathAddress> path = ParsePathAddress(text);
+    ASSERT_TRUE(path.ok()) << path.status();
+    EXPECT_EQ(*path, (PathAddress{absl::nullopt, Unix("/run/x.sock")}));
+  }
+  EXPECT_EQ(ParsePathAddress("unix:@unix:/run/a!b")->destination, Unix("/run/a!b"));
+}
+
 TEST(ParsePathAddress, RefusesWithTheKernelsErrno) {
   const std::vector<std::tuple<std::string, int, std::string>> cases = {
       {"10.0.0.1", EPROTONOSUPPORT, "expected it to begin with"},
@@ -180,6 +191,9 @@ TEST(ParsePathAddress, RefusesWithTheKernelsErrno) {
       {"tcp:10.0.0.1@ip:10.0.0.2", EINVAL, "must have the same scheme"},
       {"tcp:10.0.0.1@unix:/run/x", EINVAL, "must have the same scheme"},
       {"unix:/run/y@unix:/run/x", EINVAL, "a unix path has no source address"},
+      {"unix:@unix:", EINVAL, "expected the absolute path of a socket"},
+      {"unix:@tcp:10.0.0.1", EINVAL, "expected the absolute path of a socket"},
+      {"unix:!run!x", EINVAL, "expected the absolute path of a socket"},
       {"tcp:10.0.0.1@tcp:[::1]", EINVAL, "must both be IPv4 or both be IPv6"},
       {"tcp:10.0.0.1:0", EINVAL, "a destination needs a port"},
       {"ip:1.2.3.4@ip:1.2.3.4@ip:1.2.3.4", EINVAL, "address \"ip:1.2.3.4@ip:1.2.3.4\""},

@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/attribute_text.h"
 #include "common/in_flight.h"
@@ -48,6 +49,12 @@ std::string TrafficText(const ServerPath& path) {
   const rtrs::PathTraffic traffic = path.traffic();
   return Line(absl::StrCat(traffic.reads, " ", traffic.read_bytes, " ", traffic.writes, " ",
                            traffic.write_bytes));
+}
+
+// What has only a name leads to its own directory: who follows the links, as the published rnbd
+// tool does for all disks at once, is to find something.
+std::string LinkTo(const ExportName& disk) {
+  return absl::StartsWith(disk.target, "/") ? disk.target : absl::StrCat("../", disk.name);
 }
 
 void LogIfFailed(const absl::Status& status) {
@@ -123,7 +130,7 @@ void ControlTree::AddDevice(uint64_t number, const OpenDeviceFacts& device,
                             const Commands& commands) {
   const std::string disk = absl::StrCat(kDisks, "/", device.disk.name);
   if (disk_users_[disk]++ == 0) {
-    LogIfFailed(tree_->AddLink(absl::StrCat(disk, "/block_dev"), device.disk.target));
+    LogIfFailed(tree_->AddLink(absl::StrCat(disk, "/block_dev"), LinkTo(device.disk)));
   }
   // A session may have a disk open under several names; the kernel's server cannot.
   const std::string base = absl::StrCat(disk, "/sessions/", device.session);

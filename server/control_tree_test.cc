@@ -120,6 +120,13 @@ TEST_F(ControlTreeTest, WithoutSessionsTheDirectoriesAreThere) {
   EXPECT_THAT(NamesIn("class/rtrs-server"), IsEmpty());
 }
 
+TEST_F(ControlTreeTest, EveryLinkLeadsSomewhere) {
+  Open("blya", "disk", {"!srv!disk.img", "/srv/disk.img"});
+  Open("blya", "scratch", {"memory:a!b", "memory:a/b"});
+  EXPECT_EQ(tree_.Find(absl::StrCat(kDisks, "/!srv!disk.img/block_dev"))->target, "/srv/disk.img");
+  EXPECT_EQ(tree_.Find(absl::StrCat(kDisks, "/memory:a!b/block_dev"))->target, "../memory:a!b");
+}
+
 TEST_F(ControlTreeTest, ADeviceHasTheKernelsFiles) {
   Open("blya", "disks/a", {"sda1", "/sys/block/sda"}, AccessMode::kMigration);
   EXPECT_EQ(tree_.Find(absl::StrCat(kSda, "/block_dev"))->target, "/sys/block/sda");

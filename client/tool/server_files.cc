@@ -5,8 +5,10 @@
 #include <cstdlib>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "common/status.h"
@@ -74,6 +76,10 @@ void ReadDisk(Reader* reader, const std::string& name, ServerFacts* all) {
   ExportFacts facts;
   facts.name = name;
   if (!reader->ReadLink(absl::StrCat(disk, "/block_dev"), &facts.target)) return;
+  // What has only a name leads to itself.
+  if (absl::StartsWith(facts.target, "../")) {
+    facts.target = absl::StrReplaceAll(facts.target.substr(3), {{"!", "/"}});
+  }
   const std::string sessions = absl::StrCat(disk, "/sessions");
   for (const std::string& session : reader->NamesIn(sessions)) {
     facts.directory = absl::StrCat(sessions, "/", session);

@@ -99,6 +99,7 @@ expect_store EINVAL "$SESSIONS/blya/max_reconnect_attempts" 10000
 expect_store EPROTONOSUPPORT "$SESSIONS/blya/add_path" 10.0.0.1
 expect_store EINVAL "$SESSIONS/blya/add_path" ip:nowhere
 expect_store EEXIST "$SESSIONS/blya/add_path" "unix:$SOCKET"
+expect_store EEXIST "$SESSIONS/blya/add_path" "$(basename "$path")"
 expect_store EBUSY "$path/remove_path" 1
 case_end
 
@@ -138,6 +139,12 @@ expect_store ok "$CTL/map_device" "sessname=blya device_path=sub/deep.img access
 expect_text ro "$CTL/devices/sub!deep.img@blya/rnbd/access_mode"
 expect_mode 400 "$MNT/sub!deep.img"
 expect_store ok "$SYS/block/sub!deep.img/rnbd/unmap_device" normal
+case_end
+
+# As the published rnbd tool does, with the addresses of the paths that the session has.
+case_start "a device is mapped with the paths that its session has"
+expect_store ok "$CTL/map_device" "sessname=blya device_path=other.img path=$(<"$path/src_addr")@$(<"$path/dst_addr")"
+expect_store ok "$SYS/block/other.img/rnbd/unmap_device" normal
 case_end
 
 case_start "force takes a device from whoever uses it"

@@ -26,7 +26,10 @@ listen:
 control_mount: $SYS
 drain_timeout: 1s
 resize_interval: forever
+memory_devices: {scratch: 1MiB}
 sessions:
+  - name: mem
+    backend: memory
   - name: "*"
     dev_search_path: $IMAGES
 YAML
@@ -83,6 +86,15 @@ expect_text "unix:" "$path/src_addr"
 expect_text "unix:$SOCKET" "$path/dst_addr"
 for file in "$disk"/sessions/blya/{access_mode,inflight,mapping_path,read_only} "$path"/{dst_addr,hca_name,hca_port,src_addr}; do expect_mode 444 "$file"; done
 for file in "$disk/sessions/blya/"{force_close,limits,resize} "$own/"{drain,limits} "$path/disconnect" "$path/stats/rdma"; do expect_mode 644 "$file"; done
+case_end
+
+case_start "a device with nothing but a name leads to itself"
+start_client mem "$TEST_DIR/mem" --no-state <<YAML
+sessions: [{name: mem, paths: ["unix:$SOCKET"], devices: [{path: scratch}]}]
+YAML
+[[ $(realpath "$DISKS/memory:scratch/block_dev") == "$DISKS/memory:scratch" ]] || fail "block_dev leads to $(readlink "$DISKS/memory:scratch/block_dev")"
+stop_daemon mem
+wait_until 10 test ! -e "$DISKS/memory:scratch"
 case_end
 
 case_start "the numbers are those of the client"
