@@ -113,7 +113,7 @@ void ClientMetrics::AddRequests(MetricRegistry* registry) const {
                    for (size_t i = 0; i < ErrorCells::kErrors; ++i) {
                      uint64_t count = 0;
                      for (const auto& worker : workers_) count += worker->errors_.count(i);
-                     if (count > 0) values->Add(ErrorLabel(i), count);
+                     if (ErrorCells::HasSeries(i, count)) values->Add(ErrorLabel(i), count);
                    }
                  }});
 }

@@ -44,6 +44,7 @@ TEST_F(ClientMetricsTest, WorkersAreAddedUp) {
   EXPECT_THAT(text, HasSubstr("rnbd_client_request_bytes_total{operation=\"write_zeroes\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("rnbd_client_request_errors_total{errno=\"EIO\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("rnbd_client_request_errors_total{errno=\"ENOSPC\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("rnbd_client_request_errors_total{errno=\"ETIMEDOUT\"} 0\n"));
   EXPECT_THAT(text, Not(HasSubstr("EINVAL")));
 }
 

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -60,6 +61,12 @@ class ErrorCells {
   // Others than those of Linux count as 0.
   void Add(int error) { cells_[static_cast<size_t>(error) < kErrors ? error : 0].Add(1); }
   uint64_t count(size_t error) const { return cells_[error].value(); }
+
+  // Whether an error with this count has a series. Those that somebody may want to be woken by have
+  // one from the beginning: a counter that appears with its first error has never increased.
+  static bool HasSeries(size_t error, uint64_t count) {
+    return count > 0 || error == EIO || error == ENOSPC || error == ETIMEDOUT;
+  }
 
  private:
   std::array<MetricCell, kErrors> cells_;

@@ -213,7 +213,7 @@ void ServerMetrics::AddRequests(MetricRegistry* registry) const {
                    for (size_t i = 0; i < ErrorCells::kErrors; ++i) {
                      uint64_t count = 0;
                      for (const auto& worker : workers_) count += worker->errors_.count(i);
-                     if (count > 0) values->Add(ErrorLabel(i), count);
+                     if (ErrorCells::HasSeries(i, count)) values->Add(ErrorLabel(i), count);
                    }
                  }});
   registry->Add({"rnbd_server_requests_at_work", Type::kGauge, "",

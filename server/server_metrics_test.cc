@@ -56,6 +56,7 @@ TEST_F(ServerMetricsTest, WorkersAreAddedUp) {
   EXPECT_THAT(text, HasSubstr("rnbd_server_request_bytes_total{operation=\"read\"} 12800\n"));
   EXPECT_THAT(text, HasSubstr("rnbd_server_request_bytes_total{operation=\"write\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("rnbd_server_request_errors_total{errno=\"EIO\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("rnbd_server_request_errors_total{errno=\"ENOSPC\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("rnbd_server_request_errors_total{errno=\"ENOTCONN\"} 1\n"));
   EXPECT_THAT(text, Not(HasSubstr("EINVAL")));
   EXPECT_THAT(text, HasSubstr("rnbd_server_requests_at_work 1\n"));
