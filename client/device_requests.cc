@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/fuse.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <cassert>
@@ -25,9 +27,10 @@ bool IsChange(BlockOperation operation) {
 
 }  // namespace
 
-class DeviceRequests::Request final : public BlockRequest {
+class DeviceRequests::Request final : public BlockRequest, public Ring::Operation {
  public:
   void OnDone(int error) override { owner->Finish(this, error); }
+  void OnComplete(int32_t result, uint32_t) override { owner->OnAnswered(this, result); }
 
   DeviceRequests* owner = nullptr;
   DeviceFile* file = nullptr;  // nullptr: free
@@ -35,9 +38,17 @@ class DeviceRequests::Request final : public BlockRequest {
   uint8_t* small = nullptr;
   uint8_t* large = nullptr;
   bool waiting = false;
+  bool answered = false;      // the ring has the answer to write
   bool overdue = false;       // the kernel has its answer, the device has not given one
   int64_t patient_since = 0;  // io_timeout counts from here; as started_ns
   Request* next = nullptr;    // in the free list or a waiting queue
+  // While the ring has the answer: what it writes.
+  struct {
+    fuse_out_header header;
+    fuse_write_out written;
+  } answer = {};
+  iovec answer_parts[2] = {};
+  int answer_part_count = 0;
 };
 
 DeviceRequests::DeviceRequests(size_t worker, size_t capacity, Ring* ring, BufferPool* buffers,
@@ -220,6 +231,8 @@ void DeviceRequests::Finish(Request* request, int error) {
     if (IsChange(request->operation)) request->file->OnOverdueChangeAnswered();
   } else if (error != 0) {
     replies_->Error(request->unique, error);
+  } else if (AnswersWithOthers(*request)) {
+    return AnswerWithOthers(request);
   } else if (request->operation == BlockOperation::kRead) {
     replies_->Data(request->unique, request->spans[0].data, request->length);
   } else if (request->operation == BlockOperation::kWrite) {
@@ -229,6 +242,39 @@ void DeviceRequests::Finish(Request* request, int error) {
   } else {
     replies_->Ok(request->unique);
   }
+  Free(request);
+}
+
+bool DeviceRequests::AnswersWithOthers(const Request& request) const {
+  if (in_flight() <= kFew) return false;
+  return request.operation != BlockOperation::kRead || request.length <= RequestMemory::kSmallBytes;
+}
+
+void DeviceRequests::AnswerWithOthers(Request* request) {
+  auto& answer = request->answer;
+  iovec data = {};
+  if (request->operation == BlockOperation::kRead) {
+    data = {request->spans[0].data, request->length};
+  } else if (request->operation == BlockOperation::kWrite) {
+    answer.written.size = static_cast<uint32_t>(request->length);
+    data = {&answer.written, sizeof(answer.written)};
+  }
+  answer.header.len = static_cast<uint32_t>(sizeof(answer.header) + data.iov_len);
+  answer.header.unique = request->unique;
+  request->answer_parts[0] = {&answer.header, sizeof(answer.header)};
+  request->answer_parts[1] = data;
+  request->answer_part_count = data.iov_len == 0 ? 1 : 2;
+  request->answered = true;
+  ring_->Start(request, [this, request](io_uring_sqe* entry) {
+    io_uring_prep_writev(entry, replies_->fd(), request->answer_parts, request->answer_part_count,
+                         0);
+  });
+}
+
+void DeviceRequests::OnAnswered(Request* request, int32_t result) {
+  // The ring may fail where the write would not: it may need memory.
+  if (result < 0) replies_->Write(request->answer_parts, request->answer_part_count);
+  request->answered = false;
   Free(request);
 }
 
@@ -294,7 +340,7 @@ void DeviceRequests::LookForOverdue() {
   bool anything = false;
   for (size_t i = 0; i < capacity_; ++i) {
     Request* request = &requests_[i];
-    if (request->file == nullptr || request->overdue) continue;
+    if (request->file == nullptr || request->overdue || request->answered) continue;
     if (request->file->device()->io_timeout() == absl::InfiniteDuration()) continue;
     anything = true;
     LookAt(request);
@@ -347,7 +393,7 @@ void DeviceRequests::TakeOut(Queue* queue, Request* before, Request* request) {
 void DeviceRequests::ForEachUnanswered(const std::function<void(const Unanswered&)>& visit) const {
   for (size_t i = 0; i < capacity_; ++i) {
     const Request& request = requests_[i];
-    if (request.file == nullptr) continue;
+    if (request.file == nullptr || request.answered) continue;
     visit({request.operation, request.file->device(), request.offset, request.length,
            ring_->now_ns() - request.started_ns, PlaceOf(request)});
   }

@@ -39,6 +39,10 @@ namespace rnbd::client {
 // answered, whatever would change it, or promise that it is durable, fails at once, so that nothing
 // newer is overtaken. Time in which the device is not open does not count.
 //
+// Where more than a few requests are in flight their answers go out together at the end of the
+// turn, in the system call that the turn ends with anyway: a call for each would let whoever waits
+// for it run in between. Only large answers go at once, while the processor's caches hold them.
+//
 // A read waits here while no buffer of its size is free, or while its device holds its fair share
 // (client/fair_share.h) of them: one that does not answer leaves buffers to the others, and to what
 // comes next from the kernel. A write never waits: it arrives in one.
@@ -117,6 +121,9 @@ class DeviceRequests final : private Ring::Hook {
   bool TakeReadBuffer(Request* request);
   void Submit(Request* request);
   void Finish(Request* request, int error);
+  bool AnswersWithOthers(const Request& request) const;
+  void AnswerWithOthers(Request* request);
+  void OnAnswered(Request* request, int32_t result);
   void CountEnd(const Request& request, int error);
   void SubmitWaiting(Queue* queue, const BufferStack& stack);
   // io_timeout.

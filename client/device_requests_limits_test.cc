@@ -211,8 +211,10 @@ TEST_F(DeviceRequestsShareTest, LeavesBuffersOfEachSizeToOthers) {
   EXPECT_EQ(2 * ((kBuffers - 1) * 4 / 5), wedged_->held());
   for (uint32_t size : {4096U, 65536U, 1U << 20}) {
     EXPECT_TRUE(StartRead(0, size));
+    Turn();
     EXPECT_EQ(size, Expect().data.size());
     EXPECT_TRUE(StartWrite(0, Pattern(size)));
+    Turn();
     EXPECT_EQ(size, ExpectWritten());
   }
 }

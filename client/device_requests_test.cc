@@ -2,14 +2,17 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <string>
 #include <vector>
 
 #include "common/ring.h"
+#include "common/unique_fd.h"
 #include "gtest/gtest.h"
 #include "testing/fuse/device_requests_fixture.h"
 #include "testing/fuse/fake_block_device.h"
@@ -256,6 +259,7 @@ TEST_F(DeviceRequestsTest, TellsWhenRoomComesBack) {
   EXPECT_EQ(0, flag.count);
   device_->Finish();
   Turn();
+  Turn();  // in which the answers have been written
   EXPECT_EQ(1, flag.count);
   EXPECT_TRUE(requests_->HasRoom());
   for (size_t i = 0; i < kCapacity; ++i) EXPECT_EQ(0, Expect().error);
@@ -275,6 +279,94 @@ TEST_F(DeviceRequestsTest, ListsWhatIsUnanswered) {
     EXPECT_GE(one.age_ns, 0);
   });
   EXPECT_EQ(1, count);
+}
+
+// ---- Many answers -------------------------------------------------------------------------------
+
+class DeviceRequestsAnswersTest : public DeviceRequestsTest {
+ protected:
+  // Three in flight, so that what is answered now is answered together with others.
+  DeviceRequestsAnswersTest() {
+    device_->SetCompletion(FakeBlockDevice::Completion::kHeld);
+    for (size_t i = 0; i < kHeld; ++i) Handle(Head(FUSE_FSYNC));
+    device_->SetCompletion(FakeBlockDevice::Completion::kAtOnce);
+    device_->TakeSeen();
+  }
+
+  size_t CountUnanswered() {
+    size_t count = 0;
+    requests_->ForEachUnanswered([&count](const DeviceRequests::Unanswered&) { ++count; });
+    return count;
+  }
+
+  static constexpr size_t kHeld = kCapacity - 1;
+};
+
+TEST_F(DeviceRequestsAnswersTest, GoOutAtTheEndOfTheTurn) {
+  const std::string data = Pattern(4096);
+  memcpy(device_->memory() + 8192, data.data(), data.size());
+  StartRead(8192, 4096);
+  EXPECT_FALSE(Next().has_value());
+  Turn();
+  const Answer answer = Expect();
+  EXPECT_EQ(last_unique_, answer.unique);
+  EXPECT_EQ(0, answer.error);
+  EXPECT_EQ(data, answer.data);
+
+  StartWrite(0, data);
+  Turn();
+  Turn();
+  EXPECT_EQ(4096U, ExpectWritten());
+  Handle(Head(FUSE_FSYNC));
+  Turn();
+  const Answer synced = Expect();
+  EXPECT_EQ(last_unique_, synced.unique);
+  EXPECT_EQ(0, synced.error);
+  EXPECT_EQ("", synced.data);
+}
+
+TEST_F(DeviceRequestsAnswersTest, LeaveTheirBufferAndPlaceWhenTheyAreWritten) {
+  const size_t free = memory_->pool(0)->small.free();
+  StartRead(0, 4096);
+  EXPECT_EQ(free - 1, memory_->pool(0)->small.free());
+  EXPECT_FALSE(requests_->HasRoom());
+  EXPECT_EQ(kHeld, CountUnanswered());
+  Turn();
+  Turn();
+  EXPECT_EQ(free, memory_->pool(0)->small.free());
+  EXPECT_TRUE(requests_->HasRoom());
+  EXPECT_EQ(kHeld, requests_->in_flight());
+  Expect();
+}
+
+TEST_F(DeviceRequestsAnswersTest, LargeOnesAndErrorsGoAtOnce) {
+  StartRead(0, RequestMemory::kSmallBytes + 1);
+  EXPECT_EQ(RequestMemory::kSmallBytes + 1, Expect().data.size());
+  device_->SetCompletion(FakeBlockDevice::Completion::kHeld);
+  StartWrite(0, Pattern(512));
+  device_->Finish(EIO);
+  Turn();
+  for (size_t i = 0; i < kCapacity; ++i) EXPECT_EQ(EIO, Expect().error);
+}
+
+TEST_F(DeviceRequestsAnswersTest, ThatTheKernelDoesNotTakeAreCounted) {
+  const UniqueFd unwritable(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  ASSERT_GE(dup2(unwritable.get(), ours_.get()), 0);
+  StartRead(0, 4096);
+  Turn();
+  Turn();
+  EXPECT_EQ(1U, replies_->failures());
+  EXPECT_EQ(kHeld, requests_->in_flight());
+}
+
+TEST_F(DeviceRequestsAnswersTest, ThatNobodyWantsAnyMoreAreNotCounted) {
+  signal(SIGPIPE, SIG_IGN);  // of sockets; /dev/fuse raises none
+  theirs_.reset(-1);
+  StartRead(0, 4096);
+  Turn();
+  Turn();
+  EXPECT_EQ(0U, replies_->failures());
+  EXPECT_EQ(kHeld, requests_->in_flight());
 }
 
 // ---- Load ---------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ class FuseReplies {
 
   // A ready-made answer or notification. Returns 0 or -1 with errno set, as writev(2) does.
   ssize_t Write(const iovec* parts, int count);
+  // For whoever has a ring write an answer.
+  int fd() const { return fd_; }
 
   uint64_t failures() const { return failures_.load(std::memory_order_relaxed); }
 
