@@ -15,8 +15,7 @@ namespace rnbd::rtrs {
 // words. `Memory` tells by Holds(span) whether a span lies in the region that its key names;
 // `any_memory`: whether spans may lie elsewhere, with LocalSpan::kAnyMemory.
 template <typename Memory>
-absl::Status CheckSpans(const WorkRequest& request, const Memory& memory,
-                        bool any_memory = false) {
+absl::Status CheckSpans(const WorkRequest& request, const Memory& memory, bool any_memory = false) {
   if (request.span_count > kMaxLocalSpans) {
     return ErrnoToStatus(EINVAL, absl::StrCat("post a request of ", request.span_count, " spans"));
   }

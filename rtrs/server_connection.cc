@@ -248,10 +248,9 @@ void ServerConnection::Disconnect(const absl::Status& why) {
 void ServerConnection::Respond(ServerRequest* request, int error) {
   const Request answered = request->request_;
   const uint32_t chunk = request->chunk_;
-  const LocalSpan data =
-      request->lent_ == nullptr
-          ? LocalSpan{request->data_, answered.data_len, path_->chunks_key}
-          : LocalSpan{request->lent_, answered.data_len, LocalSpan::kAnyMemory};
+  const LocalSpan data = request->lent_ == nullptr
+                             ? LocalSpan{request->data_, answered.data_len, path_->chunks_key}
+                             : LocalSpan{request->lent_, answered.data_len, LocalSpan::kAnyMemory};
   if (path_->has_windows() && !lost_) {
     path_->next_keys[chunk] =
         MakeRkeyResponse(static_cast<uint16_t>(chunk), connection_->OpenWindow(chunk));

@@ -49,10 +49,10 @@ class BackendRequest {
   bool fua = false;  // kWrite, kWriteZeroes, kDiscard: durable before OnDone(0)
   bool preflush =
       false;  // kWrite: everything acknowledged before is durable before this is written
-  bool no_unmap = false;    // kWriteZeroes: keep the blocks allocated
-  uint16_t priority = 0;    // Linux ioprio, 0: none
-  // kRead: the backend may lend its bytes instead of filling `data`, if they stay mapped for as long
-  // as the process serves. They may change after OnDone().
+  bool no_unmap = false;  // kWriteZeroes: keep the blocks allocated
+  uint16_t priority = 0;  // Linux ioprio, 0: none
+  // kRead: the backend may lend its bytes instead of filling `data`, if they stay mapped for as
+  // long as the process serves. They may change after OnDone().
   bool may_lend = false;
   const uint8_t* lent = nullptr;  // kRead: where they are; nullptr: in `data`
   int buffer_slot = -1;     // `data` lies in this registered buffer of Submit()'s ring, -1: in none

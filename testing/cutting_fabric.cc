@@ -68,6 +68,7 @@ class CuttingFabric::CutConnection final : public Connection, public ConnectionH
     }
   }
   LocalEnd local_end() const override { return inner_->local_end(); }
+  bool SendsAnyMemory() const override { return inner_->SendsAnyMemory(); }
   void Disconnect(const absl::Status& reason) override { inner_->Disconnect(reason); }
 
   void OnEstablished(absl::Span<const uint8_t> private_data) override {

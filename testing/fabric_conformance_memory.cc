@@ -171,8 +171,8 @@ TEST_P(FabricConformanceTest, DomainsHoldALimitedNumberOfRegions) {
 TEST_P(FabricConformanceTest, MemoryOfNoRegionIsSentOnlyWhereTheFabricSaysSo) {
   FabricPair pair = Connected();
   const std::vector<uint8_t> text = Pattern(100, 10);
-  WorkRequest request =
-      pair.client->WriteRequest(Opcode::kWriteWithImmediate, 0, 100, pair.server->window_region(), 7);
+  WorkRequest request = pair.client->WriteRequest(Opcode::kWriteWithImmediate, 0, 100,
+                                                  pair.server->window_region(), 7);
   request.spans[0] = {text.data(), 100, LocalSpan::kAnyMemory};
   bool sends = false;
   pair.client->Run([&] { sends = pair.client->connection()->SendsAnyMemory(); });

@@ -31,6 +31,7 @@ class LossyConnection final : public Connection, public ConnectionHandler {
   void Accept(absl::Span<const uint8_t> private_data) override;
   void PostReceive(absl::Span<uint8_t> buffer, uint32_t count) override;
   void Post(const WorkRequest& request) override;
+  bool SendsAnyMemory() const override { return inner_->SendsAnyMemory(); }
   void Disconnect(const absl::Status& reason) override;
 
   void OnEstablished(absl::Span<const uint8_t> private_data) override;

@@ -55,6 +55,7 @@ std::vector<FabricUnderTest> LossyFabrics() {
       return std::make_unique<OwningLossyFabric>(RandomFaultPlan(faults));
     };
     fabric.listen_address = UnusedAddress;
+    fabric.sends_any_memory = true;
     fabric.whole_requests = false;
     return fabric;
   };

@@ -16,10 +16,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "client/loop_device.h"
 #include "client/tool/control_files.h"
 #include "client/tool/in_flight.h"
+#include "client/tool/mounts.h"
 #include "client/tool/names.h"
 #include "client/tool/reload.h"
 #include "client/tool/server_actions.h"
@@ -101,16 +101,16 @@ class Runner {
 
  private:
   absl::Status Look() {
-    ASSIGN_OR_RETURN(const std::vector<std::string> points, FindMounts());
-    for (const std::string& point : points) {
-      if (!request_.mount.empty() && absl::StripSuffix(request_.mount, "/") != point) continue;
-      mounts_.push_back(ReadMount(point));
+    ASSIGN_OR_RETURN(const Mounts mounts, FindMounts(request_.mount));
+    for (const std::string& point : mounts.points) mounts_.push_back(ReadMount(point));
+    if (!mounts_.empty()) {
+      WarnOfSilent(mounts);
+      return absl::OkStatus();
     }
-    if (!mounts_.empty()) return absl::OkStatus();
-    if (!request_.mount.empty()) {
+    if (!request_.mount.empty() && mounts.silent.empty()) {
       return NotFound(absl::StrCat("rnbd-fuse has not mounted on ", request_.mount));
     }
-    return NotFound("no mount of rnbd-fuse that this user may look at");
+    return NoMount(mounts);
   }
 
   std::vector<const DeviceFacts*> Devices() const {

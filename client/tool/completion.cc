@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "client/tool/control_files.h"
+#include "client/tool/mounts.h"
 #include "client/tool/server_files.h"
 #include "client/tool/words.h"
 #include "common/admin_client.h"
@@ -37,7 +38,7 @@ void AddServersNames(const std::string& kind, std::set<std::string>* names) {
 class Names {
  public:
   void AddTo(const std::string& kind, std::set<std::string>* names) {
-    for (const MountFacts& mount : Mounts()) {
+    for (const MountFacts& mount : Looked()) {
       if (kind == "MOUNT") names->insert(mount.point);
       if (kind == "DEVICE") {
         for (const DeviceFacts& device : mount.devices) names->insert(device.name);
@@ -51,12 +52,12 @@ class Names {
   }
 
  private:
-  const std::vector<MountFacts>& Mounts() {
+  const std::vector<MountFacts>& Looked() {
     if (looked_) return mounts_;
     looked_ = true;
-    const absl::StatusOr<std::vector<std::string>> points = FindMounts();
-    if (!points.ok()) return mounts_;
-    for (const std::string& point : *points) mounts_.push_back(ReadMount(point));
+    const absl::StatusOr<Mounts> found = FindMounts("");
+    if (!found.ok()) return mounts_;
+    for (const std::string& point : found->points) mounts_.push_back(ReadMount(point));
     return mounts_;
   }
 

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <filesystem>
 #include <system_error>
 
@@ -13,8 +12,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "client/mount.h"
-#include "common/mount_table.h"
 #include "common/status.h"
 #include "common/unique_fd.h"
 
@@ -108,24 +105,7 @@ DeviceFacts ReadDevice(const std::string& mount, const std::string& directory,
   return device;
 }
 
-bool IsChosen(const std::string& point) {
-  const char* chosen = getenv("RNBD_MOUNTS");
-  if (chosen == nullptr || *chosen == '\0') return true;
-  const std::vector<std::string> points = absl::StrSplit(chosen, ':', absl::SkipEmpty());
-  return std::find(points.begin(), points.end(), point) != points.end();
-}
-
 }  // namespace
-
-absl::StatusOr<std::vector<std::string>> FindMounts() {
-  ASSIGN_OR_RETURN(const std::vector<MountEntry> table, ReadMountTable());
-  std::vector<std::string> points;
-  for (const MountEntry& mount : table) {
-    if (mount.type != Mount::kType || !IsChosen(mount.point)) continue;
-    if (access(MapDeviceFile(mount.point).c_str(), F_OK) == 0) points.push_back(mount.point);
-  }
-  return points;
-}
 
 MountFacts ReadMount(const std::string& point) {
   MountFacts mount;
@@ -159,10 +139,6 @@ absl::Status WriteControl(const std::string& file, absl::string_view text) {
   if (!fd.valid()) return rnbd::ErrnoToStatus(errno, absl::StrCat("open ", file));
   if (write(fd.get(), text.data(), text.size()) >= 0) return absl::OkStatus();
   return rnbd::ErrnoToStatus(errno, absl::StrCat("write \"", text, "\" to ", file));
-}
-
-std::string MapDeviceFile(const std::string& mount) {
-  return absl::StrCat(mount, "/sys/class/rnbd-client/ctl/map_device");
 }
 
 }  // namespace rnbd::client::tool

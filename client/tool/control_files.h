@@ -60,10 +60,6 @@ struct MountFacts {
   std::vector<DeviceFacts> devices;
 };
 
-// Where rnbd-fuse has mounted, as far as this user may look there. Those below the directories in
-// the environment variable RNBD_MOUNTS (separated by ':') only, where it is set.
-absl::StatusOr<std::vector<std::string>> FindMounts();
-
 // What was there at about this moment; what goes away meanwhile is left out.
 MountFacts ReadMount(const std::string& point);
 
@@ -72,9 +68,6 @@ absl::StatusOr<std::string> ReadControl(const std::string& file);
 
 // One write to a control file. Failures have the errno of the file, and say what it means there.
 absl::Status WriteControl(const std::string& file, absl::string_view text);
-
-// Below a mount point.
-std::string MapDeviceFile(const std::string& mount);
 
 }  // namespace rnbd::client::tool
 

@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/mount.h"
-#include "client/tool/control_files.h"
+#include "client/tool/mounts.h"
 #include "client/tool/server_files.h"
 #include "client/upgrade_port.h"
 #include "common/admin_client.h"
@@ -23,9 +23,11 @@ absl::StatusOr<std::string> ReloadServer(const Request& request) {
 }
 
 absl::StatusOr<std::string> TheMount() {
-  ASSIGN_OR_RETURN(const std::vector<std::string> points, FindMounts());
-  if (points.empty())
-    return absl::NotFoundError("no mount of rnbd-fuse that this user may look at");
+  ASSIGN_OR_RETURN(const Mounts mounts, FindMounts(""));
+  // The keeper answers where the process that serves is silent.
+  std::vector<std::string> points = mounts.points;
+  points.insert(points.end(), mounts.silent.begin(), mounts.silent.end());
+  if (points.empty()) return NoMount(mounts);
   if (points.size() == 1) return points[0];
   return absl::InvalidArgumentError(
       absl::StrCat("there are several mounts, say which: ", absl::StrJoin(points, ", ")));
@@ -47,13 +49,14 @@ absl::StatusOr<std::string> ReloadMount(const Request& request) {
 
 // Whether the server is meant, where nobody has said so: the one of both that is here.
 absl::StatusOr<bool> IsServerMeant() {
-  ASSIGN_OR_RETURN(const std::vector<std::string> points, FindMounts());
+  ASSIGN_OR_RETURN(const Mounts mounts, FindMounts(""));
+  const bool client = !mounts.points.empty() || !mounts.silent.empty();
   const bool server = !absl::IsNotFound(ConnectToServer(AdminSocketPath("")).status());
-  if (server && !points.empty()) {
+  if (server && client) {
     return absl::InvalidArgumentError(
         "a server and a client run here, say which: rnbd server reload, or rnbd client reload");
   }
-  if (server || !points.empty()) return server;
+  if (server || client) return server;
   return absl::NotFoundError("neither a server nor a mount that this user may ask is here");
 }
 

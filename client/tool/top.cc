@@ -16,10 +16,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "client/tool/control_files.h"
+#include "client/tool/mounts.h"
 #include "client/tool/server_files.h"
 #include "client/tool/top_rates.h"
 #include "common/admin_client.h"
@@ -150,9 +150,8 @@ class Top {
     TopSample sample;
     sample.time = absl::Now();
     bool any = false;
-    ASSIGN_OR_RETURN(const std::vector<std::string> points, FindMounts());
-    for (const std::string& point : points) {
-      if (!request_.mount.empty() && absl::StripSuffix(request_.mount, "/") != point) continue;
+    ASSIGN_OR_RETURN(const Mounts mounts, FindMounts(request_.mount));
+    for (const std::string& point : mounts.points) {
       any = true;
       const MountFacts mount = ReadMount(point);
       for (const DeviceFacts& device : mount.devices) sample.devices.push_back(EntryOf(device));

@@ -229,6 +229,22 @@ expect 0 list devname,mount noheaders notree
 expect_output "disk0      $MNT
 other.img  $TEST_DIR/mnt2"
 expect 0 unmap other.img
+case_end
+
+case_start "a mount that does not answer holds up no other"
+still=$(serving_process another)
+on_exit kill -CONT "$still"
+kill -STOP "$still"
+expect 0 list devname,mount noheaders notree
+expect_output "disk0  $MNT"
+says "$TEST_DIR/mnt2 is left out, it has not answered within 5s"
+before=$SECONDS
+expect 0 list devname,mount noheaders notree on "$MNT"
+((SECONDS - before < 4)) || fail "waits for a mount that nobody has asked for"
+expect 3 map other.img from "unix:$SOCKET" on "$TEST_DIR/mnt2"
+says "no mount of rnbd-fuse that answers; $TEST_DIR/mnt2 does not"
+kill -CONT "$still"
+expect 0 map other.img from "unix:$SOCKET" on "$TEST_DIR/mnt2"
 stop_daemon another
 stop_daemon client
 case_end
