@@ -97,7 +97,7 @@ struct ClientConfig {
   bool payload_checksum = false;   // stream fabrics; in force where either end asks for it
   absl::Duration rdma_poll = kDefaultRdmaPoll;
   // How long a worker looks for the next event before it sleeps.
-  absl::Duration worker_poll = absl::Microseconds(30);
+  absl::Duration worker_poll = absl::Microseconds(100);
   RequestMemory request_memory;
   MountConfig mount;
   absl::optional<rtrs::Address> metrics;  // kTcp
