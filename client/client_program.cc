@@ -125,16 +125,14 @@ absl::StatusOr<size_t> ClientProgram::TakeOver(
   if (!contents.drained) RETURN_IF_ERROR(fuse_->Resend());
   RETURN_IF_ERROR(state_->SetDrained(false));
   RETURN_IF_ERROR(state_->CountTakeover());
+  control_->ring()->Post([this] { CreateLoops(); });
   fuse_->Start();
   RegisterMetrics(contents.takeovers + 1);
   if (metrics_port_ != nullptr) {
     tree_thread_->ring()->Post([this] { metrics_port_->OpenWhenFree(); });
   }
   if (changes.ok()) KeepWhatIsLeftOf(contents.changes);
-  control_->ring()->Post([this] {
-    CreateLoops();
-    AttachLoops([](const absl::Status&) {});
-  });
+  control_->ring()->Post([this] { AttachLoops([](const absl::Status&) {}); });
   return files;
 }
 
@@ -355,12 +353,13 @@ absl::Status ClientProgram::MountDevices(const std::string& mount_point, bool al
   RegisterMetrics(/*takeovers=*/0);
   RETURN_IF_ERROR(OpenMetrics());
   RETURN_IF_ERROR(ShowOpenDevices());
-  fuse_->Start();
   control_->ring()->Post([this] { CreateLoops(); });
+  fuse_->Start();
   return absl::OkStatus();
 }
 
-// On the control thread.
+// On the control thread, posted there before the first request of the mount can be: one that unmaps
+// a device finds what may have to be detached.
 void ClientProgram::CreateLoops() {
   LoopDevices::Options options;
   options.mount_point = mount_->mount_point();
