@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/crc32c.h"
@@ -18,6 +19,9 @@ namespace {
 // so that the next one's bytes are not copied.
 constexpr size_t kLargePayload = 32 << 10;
 constexpr size_t kStagedBehindLarge = 4 << 10;
+// Of a large payload so much is waited for at a time, where so much is still to come: whoever is
+// woken for each segment copies it, sleeps, and is woken for the next one.
+constexpr size_t kReceiveMark = 256 << 10;
 // One sendmsg carries about this much at the most, so that responses to other requests are not held
 // up by it.
 constexpr size_t kGatherBytes = 1 << 20;
@@ -190,6 +194,7 @@ void StreamConnection::StartReceive() {
   receive_message_.msg_iovlen = spans;
   receive_busy_ = true;
   asked_ = direct_bytes_ + room;
+  SetReceiveMark(direct_bytes_ < kLargePayload ? 1 : std::min(direct_bytes_, kReceiveMark));
   ring_->Start(&receive_, [this](io_uring_sqe* entry) {
     if (receive_message_.msg_iovlen == 1) {
       io_uring_prep_recv(entry, socket_.get(), receive_spans_[0].iov_base,
@@ -199,6 +204,14 @@ void StreamConnection::StartReceive() {
     }
     if (drained_) entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
   });
+}
+
+// The socket counts as readable from so many bytes on, or at its end. Of Unix sockets it always
+// does.
+void StreamConnection::SetReceiveMark(size_t bytes) {
+  if (std::exchange(receive_mark_, bytes) == bytes) return;
+  const int mark = static_cast<int>(bytes);
+  setsockopt(socket_.get(), SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof(mark));
 }
 
 void StreamConnection::OnReceived(int32_t result, uint32_t) {

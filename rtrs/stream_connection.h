@@ -121,6 +121,7 @@ class StreamConnection final : public Connection {
 
   // stream_connection.cc: receiving
   void StartReceive();
+  void SetReceiveMark(size_t bytes);
   void OnReceived(int32_t result, uint32_t flags);
   void Arrived(size_t bytes);
   void TakeStaged();
@@ -188,6 +189,7 @@ class StreamConnection final : public Connection {
   bool receive_busy_ = false;
   bool drained_ = false;
   size_t asked_ = 0;
+  size_t receive_mark_ = 1;
   size_t direct_bytes_ = 0;  // of the receive under way that go to place_
   ReceiveQueue receives_;
   uint8_t parting_words_[kMaxGoodbye];

@@ -207,6 +207,41 @@ TEST_F(StreamFramesTest, ResetInTheMiddleOfAPayload) {
   EXPECT_EQ(accepted.end->error(), ECONNRESET);
 }
 
+// Large payloads are waited for in large pieces, whatever pieces they come in.
+TEST_F(StreamFramesTest, LargePayloadInSmallPieces) {
+  constexpr uint32_t kLarge = 1 << 20;
+  Accepted accepted = Greeted(0, 8, {}, kLarge);
+  const Bytes payload = Pattern(kLarge, 7);
+  const Bytes bytes =
+      MakeRawWrite(FrameOpcode::kWrite, 0, accepted.end->window_region(), 0, payload).Sealed() +
+      MakeRawFrame(FrameOpcode::kSend, 1, Bytes(5)).Sealed();
+  constexpr size_t kBounds[] = {1000, 300'000, 300'001, kLarge - 1, kLarge + 1, kLarge + 100};
+  size_t sent = 0;
+  for (size_t bound : kBounds) {
+    EXPECT_TRUE(accepted.peer.Send(absl::MakeConstSpan(bytes).subspan(sent, bound - sent)));
+    sent = bound;
+    thread_->RunAndWait([] {});
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  ASSERT_TRUE(accepted.end->WaitForMessages(1)) << accepted.end->why();
+  EXPECT_TRUE(SameBytes(accepted.end->window(), payload));
+}
+
+TEST_F(StreamFramesTest, LargePayloadCutShort) {
+  constexpr uint32_t kLarge = 1 << 20;
+  for (size_t at : {100, 1000, 300'000}) {
+    Accepted accepted = Greeted(0, 8, {}, kLarge);
+    const Bytes bytes =
+        MakeRawWrite(FrameOpcode::kWrite, 0, accepted.end->window_region(), 0, Bytes(kLarge))
+            .Sealed();
+    EXPECT_TRUE(accepted.peer.Send(absl::MakeConstSpan(bytes).first(at)));
+    thread_->RunAndWait([] {});
+    accepted.peer.CloseSending();
+    ASSERT_TRUE(accepted.end->WaitUntilDown());
+    EXPECT_EQ(accepted.end->error(), ECONNRESET) << accepted.end->why();
+  }
+}
+
 TEST_F(StreamFramesTest, MayComeWithTheHello) {
   // Nothing that the peer knows before it was accepted lets it write, but it may send.
   Bytes behind;

@@ -99,7 +99,8 @@ class StreamViolationsFixture : public ::testing::Test {
     std::unique_ptr<FabricEnd> end;
     RawStreamPeer peer;  // goes first, so that the end need not wait for it
   };
-  Accepted Greeted(uint32_t features = 0, uint32_t receives = 8, const Bytes& behind = {}) {
+  Accepted Greeted(uint32_t features = 0, uint32_t receives = 8, const Bytes& behind = {},
+                   uint32_t window = kWindow) {
     Accepted accepted = {nullptr, RawStreamPeer::ConnectTo(acceptor_.address())};
     EXPECT_TRUE(accepted.peer.Send(HelloBytes(HelloKind::kConnect, features, "raw") + behind));
     std::unique_ptr<IncomingConnection> incoming = acceptor_.Next();
@@ -108,7 +109,7 @@ class StreamViolationsFixture : public ::testing::Test {
         thread_.get(), EndOptions{.limits = {.send_requests = 8, .receives = receives},
                                   .receives = receives,
                                   .receive_bytes = kReceiveBytes,
-                                  .window_bytes = kWindow,
+                                  .window_bytes = window,
                                   .source_bytes = kWindow});
     accepted.end->CreateFor(incoming.get());
     accepted.end->Accept(PrivateData("welcome"));
