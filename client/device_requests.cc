@@ -214,13 +214,8 @@ DeviceRequests::Request* DeviceRequests::Allocate(const FuseMessage& message, De
       timeout != absl::InfiniteDuration()) {
     WatchFrom(timeout);
   }
-  SetInFlight(in_flight() + 1);
+  in_flight_.store(in_flight() + 1, std::memory_order_relaxed);
   return request;
-}
-
-void DeviceRequests::SetInFlight(size_t count) {
-  in_flight_.store(count, std::memory_order_relaxed);
-  ring_->set_may_poll(count <= kFew);
 }
 
 void DeviceRequests::Submit(Request* request) { request->file->device()->Submit(worker_, request); }
@@ -300,7 +295,7 @@ void DeviceRequests::Free(Request* request) {
   request->file = nullptr;
   request->next = free_;
   free_ = request;
-  SetInFlight(in_flight() - 1);
+  in_flight_.store(in_flight() - 1, std::memory_order_relaxed);
   devices_->Release(worker_, file);
   if (waiting_small_.first != nullptr || waiting_large_.first != nullptr ||
       when_freed_ != nullptr) {

@@ -155,7 +155,7 @@ void Ring::Alarm::OnComplete(int32_t, uint32_t) {
   ring_->timers_due_ = true;
 }
 
-Ring::Ring() : wakeup_(this), alarm_(this) {}
+Ring::Ring(absl::Duration poll) : wakeup_(this), alarm_(this), poll_(poll) {}
 
 int64_t Ring::now_ns() {
   if (now_ns_ == 0) now_ns_ = MonotonicNow();
@@ -165,7 +165,8 @@ int64_t Ring::now_ns() {
 int64_t Ring::coarse_now_ns() { return Now(CLOCK_MONOTONIC_COARSE); }
 
 absl::StatusOr<std::unique_ptr<Ring>> Ring::Create(const Options& options) {
-  std::unique_ptr<Ring> ring(new Ring());
+  const absl::Duration poll = HasOneProcessor() ? absl::ZeroDuration() : options.poll;
+  std::unique_ptr<Ring> ring(new Ring(poll));
   RETURN_IF_ERROR(ring->Initialize(options));
   return ring;
 }
@@ -174,7 +175,6 @@ absl::Status Ring::Initialize(const Options& options) {
   int result = InitializeQueueInTime(options, &ring_);
   if (result < 0) return ErrnoToStatus(-result, HintFor(-result));
   initialized_ = true;
-  if (!HasOneProcessor()) poll_ns_ = absl::ToInt64Nanoseconds(options.poll);
   wakeup_.event_ = UniqueFd(eventfd(0, EFD_CLOEXEC));
   if (!wakeup_.event_.valid()) return ErrnoToStatus(errno, "create an eventfd");
   if (options.buffers > 0) {
@@ -336,29 +336,37 @@ void Ring::SubmitAndWait(absl::Duration timeout) {
 }
 
 void Ring::Sleep() {
-  if (poll_ns_ == 0 || !may_poll_) {
+  if (!poll_.enabled()) {
     io_uring_submit_and_wait(&ring_, 1);
     return;
   }
-  const int64_t start = MonotonicNow();
-  if (events_come_quickly_ && Poll(start + poll_ns_)) return;
+  if (poll_.Begin(MonotonicNow()) && Poll()) return;
   io_uring_submit_and_wait(&ring_, 1);
-  events_come_quickly_ = MonotonicNow() - start < poll_ns_;
+  poll_.OnWokenUp(MonotonicNow());
 }
 
-bool Ring::Poll(int64_t deadline) {
-  // Reading the clock may be a system call.
-  constexpr int kLooksPerClock = 16;
+bool Ring::Poll() {
   io_uring_submit_and_get_events(&ring_);
-  do {
-    for (int i = 0; i < kLooksPerClock; ++i) {
-      if (io_uring_cq_ready(&ring_) > 0) return true;
-      if ((std::atomic_ref(*ring_.sq.kflags).load() & IORING_SQ_TASKRUN) != 0) {
-        io_uring_get_events(&ring_);
-      }
-      Pause();
+  int64_t before = MonotonicNow();
+  while (true) {
+    if (LooksForCompletions()) return true;
+    sched_yield();
+    const int64_t now = MonotonicNow();
+    if (!poll_.Continue(before, now)) return false;
+    before = now;
+  }
+}
+
+// For a moment: reading the clock may be a system call.
+bool Ring::LooksForCompletions() {
+  constexpr int kLooks = 16;
+  for (int i = 0; i < kLooks; ++i) {
+    if (io_uring_cq_ready(&ring_) > 0) return true;
+    if ((std::atomic_ref(*ring_.sq.kflags).load() & IORING_SQ_TASKRUN) != 0) {
+      io_uring_get_events(&ring_);
     }
-  } while (MonotonicNow() < deadline);
+    Pause();
+  }
   return false;
 }
 

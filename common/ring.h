@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/adaptive_poll.h"
 #include "common/unique_fd.h"
 
 namespace rnbd {
@@ -93,10 +94,9 @@ class Ring {
     unsigned completions = 4096;
     // Slots for registered buffers; see RegisterBuffer().
     unsigned buffers = 0;
-    // How long the loop looks for the next event before it sleeps, for as long as events come that
-    // quickly: it saves a wake-up, which costs a processor that sleeps more than the event itself.
-    // A ring on which events are rarer, or come not at all, sleeps at once. Not in force where the
-    // process has one processor, which others need for the event to come.
+    // How long the loop looks for the next event before it sleeps, where that pays; see
+    // common/adaptive_poll.h. Not in force where the process has one processor, which others need
+    // for the event to come.
     absl::Duration poll = absl::ZeroDuration();
   };
 
@@ -150,11 +150,6 @@ class Ring {
   // True on the owner thread, or when nobody runs the ring.
   bool OnOwnThread() const;
 
-  // Whether the loop may look for events before it sleeps (Options::poll); it may at first. For
-  // whoever knows that much is under way: looking then takes the processor from those who work on
-  // it.
-  void set_may_poll(bool may) { may_poll_ = may; }
-
   // Gives the kernel lasting access to memory, so that fixed reads and writes need not look it up.
   // Returns the slot to name in io_uring_prep_read_fixed/write_fixed; fails with ENOSPC when all
   // slots are taken, ENOMEM when RLIMIT_MEMLOCK is reached. At most 1 GiB.
@@ -199,7 +194,7 @@ class Ring {
     __kernel_timespec time_;  // read by the kernel when it takes the entry
   };
 
-  Ring();
+  explicit Ring(absl::Duration poll);
   absl::Status Initialize(const Options& options);
   // An entry of the submission queue, or of the backlog where the kernel takes nothing (a ring that
   // has not turned yet, no memory).
@@ -207,8 +202,9 @@ class Ring {
   void SubmitBacklog();
   void SubmitAndWait(absl::Duration timeout);
   void Sleep();
-  // Gives the kernel what was started. False where nothing has completed by `deadline`.
-  bool Poll(int64_t deadline);
+  // Gives the kernel what was started. False where nothing has completed in time.
+  bool Poll();
+  bool LooksForCompletions();
   void RunHooks(std::vector<Hook*>* hooks);
   void RunPosted();
   void FireTimers();
@@ -223,9 +219,7 @@ class Ring {
   Alarm alarm_;
   int64_t now_ns_ = 0;       // 0: not read in this turn
   bool timers_due_ = false;  // some of them may be
-  int64_t poll_ns_ = 0;
-  bool may_poll_ = true;
-  bool events_come_quickly_ = false;  // the last one within poll_ns_
+  AdaptivePoll poll_;
   // Operations started and not yet completed for the last time.
   int64_t outstanding_ = 0;
   std::deque<io_uring_sqe> backlog_;

@@ -20,7 +20,6 @@ constexpr size_t kMaxDevicePath = 254;
 constexpr size_t kMaxFileName = 255;
 constexpr absl::string_view kControlTree = "sys";
 constexpr uint16_t kDefaultMetricsPort = 9718;  // the server's is 9717
-constexpr absl::Duration kMaxWorkerPoll = absl::Milliseconds(10);
 
 // What is wrong with the name of a file in the mount, or "".
 std::string FileNameError(absl::string_view name) {

@@ -96,8 +96,7 @@ struct ClientConfig {
   uint32_t queue_depth = 512;      // requests that a worker takes from the kernel; 64 at least
   bool payload_checksum = false;   // stream fabrics; in force where either end asks for it
   absl::Duration rdma_poll = kDefaultRdmaPoll;
-  // How long a worker looks for the next event before it sleeps.
-  absl::Duration worker_poll = absl::Microseconds(100);
+  absl::Duration worker_poll = kDefaultWorkerPoll;
   RequestMemory request_memory;
   MountConfig mount;
   absl::optional<rtrs::Address> metrics;  // kTcp

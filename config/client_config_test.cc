@@ -72,7 +72,7 @@ TEST(ClientConfig, HasTheDocumentedDefaults) {
   EXPECT_EQ(config.queue_depth, 512u);
   EXPECT_FALSE(config.payload_checksum);
   EXPECT_EQ(config.rdma_poll, absl::Microseconds(20));
-  EXPECT_EQ(config.worker_poll, absl::Microseconds(100));
+  EXPECT_EQ(config.worker_poll, absl::Microseconds(300));
   EXPECT_EQ(config.request_memory, (RequestMemory{512, 32}));
   EXPECT_FALSE(config.mount.allow_other);
   EXPECT_EQ(config.drain_timeout, absl::Seconds(4));
@@ -385,7 +385,7 @@ TEST(DescribeClient, TellsAPersonWhatWouldHappen) {
             "each worker takes up to 512 requests of the mount; it is for the user who mounts it\n"
             "payload_checksum: only for servers that ask for it; log level: info\n"
             "metrics are served at tcp:127.0.0.1:9718\n"
-            "rdma_poll: 20us; worker_poll: 100us\n"
+            "rdma_poll: 20us; worker_poll: 300us\n"
             "SIGTERM lets requests finish for up to 4s\n"
             "session near (config/examples/client-all-keys.yaml:29)\n"
             "  path tcp:192.0.2.2@tcp:192.0.2.1:1234\n"

@@ -48,7 +48,7 @@ TEST(ClientDifferenceTest, WhatTheFileSaysForAll) {
   EXPECT_THAT(
       found.changes,
       ElementsAre("workers: 2 -> 3", "queue_depth: 512 -> 64", "payload_checksum: no -> yes",
-                  "rdma_poll: 20us -> 0", "worker_poll: 100us -> 0",
+                  "rdma_poll: 20us -> 0", "worker_poll: 300us -> 0",
                   "request_memory.small_buffers: 512 -> 8", "request_memory.large_buffers: 32 -> 4",
                   "metrics: none -> tcp:127.0.0.1:1", "drain_timeout: 4s -> 1s",
                   "log.level: info -> debug"));

@@ -26,6 +26,11 @@ struct Origin {
 inline constexpr absl::Duration kDefaultRdmaPoll = absl::Microseconds(20);
 inline constexpr absl::Duration kMaxRdmaPoll = absl::Milliseconds(10);
 
+// Of worker_poll: how long a worker looks for the next event before it sleeps, where that pays; see
+// common/adaptive_poll.h.
+inline constexpr absl::Duration kDefaultWorkerPoll = absl::Microseconds(300);
+inline constexpr absl::Duration kMaxWorkerPoll = absl::Milliseconds(10);
+
 // Signs of life on a path (protocol page, section 5).
 struct HeartbeatOptions {
   absl::Duration interval;  // between two heartbeats on an idle path

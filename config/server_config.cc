@@ -432,6 +432,7 @@ absl::StatusOr<ServerConfig> ParseServerConfig(absl::string_view text, absl::str
   reader.ReadBool("always_invalidate", &config.always_invalidate);
   reader.ReadBool("payload_checksum", &config.payload_checksum);
   reader.ReadDuration("rdma_poll", absl::ZeroDuration(), kMaxRdmaPoll, &config.rdma_poll);
+  reader.ReadDuration("worker_poll", absl::ZeroDuration(), kMaxWorkerPoll, &config.worker_poll);
   ReadWorkers(&reader, &config.workers);
   ReadAdminSocket(&reader, &config);
   ReadPath(&reader, "control_mount", "a directory", &config.control_mount);

@@ -93,6 +93,7 @@ struct ServerConfig {
   bool always_invalidate = false;
   bool payload_checksum = false;  // stream fabrics; in force where either end asks for it
   absl::Duration rdma_poll = kDefaultRdmaPoll;
+  absl::Duration worker_poll = kDefaultWorkerPoll;
   int workers = 1;                        // 1..kMaxWorkers, "auto" resolved
   std::string admin_socket;               // empty: none
   std::string control_mount;              // absolute; empty: none

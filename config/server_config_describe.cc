@@ -141,7 +141,8 @@ std::string Describe(const ServerConfig& config) {
   if (config.metrics) {
     absl::StrAppend(&text, "metrics are served at ", config.metrics->ToString(), "\n");
   }
-  absl::StrAppend(&text, "rdma_poll: ", DurationToString(config.rdma_poll), "\n");
+  absl::StrAppend(&text, "rdma_poll: ", DurationToString(config.rdma_poll),
+                  "; worker_poll: ", DurationToString(config.worker_poll), "\n");
   absl::StrAppend(&text, "a path is dead after ", DurationToString(config.heartbeat.timeout),
                   " without a sign of life, with a heartbeat every ",
                   DurationToString(config.heartbeat.interval),

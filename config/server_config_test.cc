@@ -69,6 +69,7 @@ TEST(ServerConfig, HasTheDocumentedDefaults) {
   EXPECT_FALSE(config.always_invalidate);
   EXPECT_FALSE(config.payload_checksum);
   EXPECT_EQ(config.rdma_poll, absl::Microseconds(20));
+  EXPECT_EQ(config.worker_poll, absl::Microseconds(300));
   EXPECT_GE(config.workers, 1);
   EXPECT_LE(config.workers, kMaxWorkers);
   EXPECT_EQ(config.admin_socket, "");
@@ -554,7 +555,7 @@ TEST(DescribeServer, TellsAPersonWhatWouldHappen) {
       "the rnbd command is answered on /run/rnbd/admin.sock\n"
       "the control tree is mounted on /run/rnbd/sys\n"
       "metrics are served at tcp:127.0.0.1:9717\n"
-      "rdma_poll: 20us\n"
+      "rdma_poll: 20us; worker_poll: 300us\n"
       "a path is dead after 5s without a sign of life, with a heartbeat every 1s; it must be "
       "established within 30s\n"
       "SIGTERM lets requests finish for up to 4s\n"

@@ -62,6 +62,7 @@ class Planner {
     Keep("always_invalidate", running_.always_invalidate, &now.always_invalidate);
     Keep("payload_checksum", running_.payload_checksum, &now.payload_checksum);
     Keep("rdma_poll", running_.rdma_poll, &now.rdma_poll);
+    Keep("worker_poll", running_.worker_poll, &now.worker_poll);
     Keep("workers", running_.workers, &now.workers);
     Keep("admin_socket", running_.admin_socket, &now.admin_socket);
     Keep("control_mount", running_.control_mount, &now.control_mount);

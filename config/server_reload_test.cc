@@ -60,7 +60,7 @@ TEST(ServerReloadTest, WhatTakesARestartStaysAndIsNamedUntilThen) {
   const ServerConfig running = With("workers: 2\n");
   const ServerConfig file = Parsed(absl::StrCat(
       "listen: [{unix: /run/y}]\nqueue_depth: 64\nmax_io_size: 512KiB\nalways_invalidate: yes\n"
-      "payload_checksum: yes\nrdma_poll: 0\nworkers: 3\nadmin_socket: /run/a\n"
+      "payload_checksum: yes\nrdma_poll: 0\nworker_poll: 0\nworkers: 3\nadmin_socket: /run/a\n"
       "control_mount: /run/m\nmetrics: 127.0.0.1\ngrace_period: 1s\nstate_file: /var/s\n",
       kSessions));
   ServerReload reload = PlanReload(running, file);
@@ -68,9 +68,9 @@ TEST(ServerReloadTest, WhatTakesARestartStaysAndIsNamedUntilThen) {
   const auto named = ElementsAre(
       "listen: unix:/run/x -> unix:/run/y", "queue_depth: 128 -> 64", "max_io_size: 1MiB -> 512KiB",
       "always_invalidate: no -> yes", "payload_checksum: no -> yes", "rdma_poll: 20us -> 0",
-      "workers: 2 -> 3", "admin_socket: none -> /run/a", "control_mount: none -> /run/m",
-      "metrics: none -> tcp:127.0.0.1:9717", "grace_period: 30s -> 1s",
-      "state_file: none -> /var/s");
+      "worker_poll: 300us -> 0", "workers: 2 -> 3", "admin_socket: none -> /run/a",
+      "control_mount: none -> /run/m", "metrics: none -> tcp:127.0.0.1:9717",
+      "grace_period: 30s -> 1s", "state_file: none -> /var/s");
   EXPECT_THAT(reload.needs_restart, named);
   EXPECT_EQ(reload.config, running);
   EXPECT_THAT(PlanReload(reload.config, file).needs_restart, named);

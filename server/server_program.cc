@@ -59,6 +59,7 @@ absl::Status ServerProgram::Start() {
   for (int i = 0; i < config->workers; ++i) {
     Ring::Options options;
     options.buffers = kRegisteredBuffers;
+    options.poll = config->worker_poll;
     ASSIGN_OR_RETURN(auto worker, RingThread::Start(absl::StrCat("worker-", i), options));
     rings.push_back(worker->ring());
     workers_.push_back(std::move(worker));
