@@ -214,8 +214,13 @@ DeviceRequests::Request* DeviceRequests::Allocate(const FuseMessage& message, De
       timeout != absl::InfiniteDuration()) {
     WatchFrom(timeout);
   }
-  in_flight_.store(in_flight() + 1, std::memory_order_relaxed);
+  SetInFlight(in_flight() + 1);
   return request;
+}
+
+void DeviceRequests::SetInFlight(size_t count) {
+  in_flight_.store(count, std::memory_order_relaxed);
+  ring_->NoteWork();
 }
 
 void DeviceRequests::Submit(Request* request) { request->file->device()->Submit(worker_, request); }
@@ -295,7 +300,7 @@ void DeviceRequests::Free(Request* request) {
   request->file = nullptr;
   request->next = free_;
   free_ = request;
-  in_flight_.store(in_flight() - 1, std::memory_order_relaxed);
+  SetInFlight(in_flight() - 1);
   devices_->Release(worker_, file);
   if (waiting_small_.first != nullptr || waiting_large_.first != nullptr ||
       when_freed_ != nullptr) {

@@ -110,6 +110,7 @@ class DeviceRequests final : private Ring::Hook {
 
   Request* Allocate(const FuseMessage& message, DeviceFile* file);
   void Free(Request* request);
+  void SetInFlight(size_t count);
   void Refuse(const FuseMessage& message, DeviceFile* file, int error);
 
   void StartRead(const FuseMessage& message, DeviceFile* file);

@@ -1,5 +1,7 @@
 #include "common/adaptive_poll.h"
 
+#include <utility>
+
 namespace rnbd {
 namespace {
 
@@ -11,7 +13,7 @@ constexpr int64_t kRestFactor = 16;
 
 bool AdaptivePoll::Begin(int64_t now) {
   begun_ = now;
-  return events_come_quickly_ && now >= rests_until_;
+  return std::exchange(worked_, false) && events_come_quickly_ && now >= rests_until_;
 }
 
 bool AdaptivePoll::Continue(int64_t from, int64_t until) {

@@ -11,6 +11,8 @@ namespace rnbd {
 // wake-up, which costs a processor that sleeps more than a small request itself, in a guest several
 // times as much. It pays where
 //
+//   there is work: a turn of the loop in which no request has come or gone, only heartbeats, says
+//   nothing about the next event;
 //   events come within the bound: one that did not is followed by sleeping at once, until one does
 //   again;
 //   nobody else wants the processor. The loop gives it away after every few looks (sched_yield(2)),
@@ -27,6 +29,9 @@ class AdaptivePoll {
 
   bool enabled() const { return bound_ns_ > 0; }
 
+  // In this turn a request has come or gone.
+  void NoteWork() { worked_ = true; }
+
   // The loop has nothing to do at `now`. True: it looks until deadline().
   bool Begin(int64_t now);
   int64_t deadline() const { return begun_ + bound_ns_; }
@@ -41,6 +46,7 @@ class AdaptivePoll {
   const int64_t bound_ns_;
   int64_t begun_ = 0;
   int64_t rests_until_ = 0;
+  bool worked_ = false;
   bool events_come_quickly_ = false;
 };
 

@@ -1,5 +1,7 @@
 #include "common/adaptive_poll.h"
 
+#include <utility>
+
 #include "gtest/gtest.h"
 
 namespace rnbd {
@@ -15,6 +17,7 @@ class AdaptivePollTest : public testing::Test {
     poll_.Begin(now_);
     now_ += duration;
     poll_.OnWokenUp(now_);
+    poll_.NoteWork();
   }
 
   int64_t now_ = 1;
@@ -30,6 +33,14 @@ TEST_F(AdaptivePollTest, LooksWhileEventsComeWithinTheBound) {
   EXPECT_FALSE(poll_.Begin(now_));
 }
 
+TEST_F(AdaptivePollTest, SleepsBehindATurnWithoutWork) {
+  SleepFor(kMicrosecond);
+  EXPECT_TRUE(poll_.Begin(now_));
+  EXPECT_FALSE(poll_.Begin(now_));
+  poll_.NoteWork();
+  EXPECT_TRUE(poll_.Begin(now_));
+}
+
 TEST_F(AdaptivePollTest, LooksUntilTheBound) {
   poll_.Begin(now_);
   EXPECT_TRUE(poll_.Continue(now_, now_ + 99 * kMicrosecond));
@@ -43,17 +54,15 @@ TEST_F(AdaptivePollTest, NeverLooksWithoutABound) {
 
 TEST_F(AdaptivePollTest, LeavesAProcessorThatOthersWantForAWhile) {
   SleepFor(kMicrosecond);
-  AdaptivePoll patient(absl::Milliseconds(10));
-  for (AdaptivePoll* each : {&poll_, &patient}) {
-    each->Begin(now_);
-    each->OnWokenUp(now_);
-    ASSERT_TRUE(each->Begin(now_));
-    EXPECT_TRUE(each->Continue(now_, now_ + 50 * kMicrosecond));
-  }
-  EXPECT_FALSE(patient.Continue(now_, now_ + kMillisecond));
+  ASSERT_TRUE(poll_.Begin(now_));
+  EXPECT_TRUE(poll_.Continue(now_, now_ + 50 * kMicrosecond));
+  EXPECT_FALSE(poll_.Continue(now_, now_ + kMillisecond));
   now_ += kMillisecond;
-  EXPECT_FALSE(patient.Begin(now_ + 15 * kMillisecond));
-  EXPECT_TRUE(patient.Begin(now_ + 16 * kMillisecond));
+  for (const auto& [later, looks] :
+       {std::pair(15 * kMillisecond, false), {16 * kMillisecond, true}}) {
+    poll_.NoteWork();
+    EXPECT_EQ(poll_.Begin(now_ + later), looks);
+  }
 }
 
 }  // namespace

@@ -150,6 +150,9 @@ class Ring {
   // True on the owner thread, or when nobody runs the ring.
   bool OnOwnThread() const;
 
+  // In this turn a request has come or gone: the loop may look for the next event (Options::poll).
+  void NoteWork() { poll_.NoteWork(); }
+
   // Gives the kernel lasting access to memory, so that fixed reads and writes need not look it up.
   // Returns the slot to name in io_uring_prep_read_fixed/write_fixed; fails with ENOSPC when all
   // slots are taken, ENOMEM when RLIMIT_MEMLOCK is reached. At most 1 GiB.

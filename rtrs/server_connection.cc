@@ -185,6 +185,7 @@ void ServerConnection::Begin(const RequestImmediate& place, bool may_be_spoiled)
   request->ring_ = ring_;
   request->worker_ = worker_;
   ++active_;
+  ring_->NoteWork();
   Count(*parsed);
   FenceMessage fence;
   if (parsed->fence && CopyMessage(parsed->usr_message, 0, &fence)) {
@@ -259,6 +260,7 @@ void ServerConnection::Respond(ServerRequest* request, int error) {
   request->user_.store(0, std::memory_order_release);
   if (!lost_) SendAnswer(answered, chunk, data, error);
   --active_;
+  ring_->NoteWork();
   PathCounters::Add(&counters_.ended, 1);
   if (lost_ && active_ == 0) owner_->OnConnectionQuiet(this);
   TellIfDrained();
