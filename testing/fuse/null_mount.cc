@@ -22,6 +22,7 @@
 #include "testing/fuse/fake_block_device.h"
 
 DEFINE_uint64(workers, 2, "threads that answer requests");
+DEFINE_uint32(poll_us, 300, "worker_poll of rnbd-fuse, in microseconds");
 DEFINE_uint64(devices, 1, "files in the mount: disk0, disk1, ...");
 DEFINE_uint64(size, 1 << 30, "bytes of each device");
 DEFINE_bool(memory, false, "devices remember what is written to them");
@@ -54,9 +55,11 @@ absl::Status Serve(const std::string& mount_point) {
 
   std::vector<std::unique_ptr<RingThread>> threads;
   std::vector<Ring*> rings;
+  Ring::Options ring_options;
+  ring_options.poll = absl::Microseconds(FLAGS_poll_us);
   for (size_t i = 0; i < FLAGS_workers; ++i) {
     ASSIGN_OR_RETURN(std::unique_ptr<RingThread> thread,
-                     RingThread::Start(absl::StrCat("worker-", i), Ring::Options()));
+                     RingThread::Start(absl::StrCat("worker-", i), ring_options));
     rings.push_back(thread->ring());
     threads.push_back(std::move(thread));
   }

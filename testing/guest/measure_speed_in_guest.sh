@@ -1,5 +1,5 @@
 #!/bin/bash
-# In a guest: measures three pairs of client and server round by round, and prints a table.
+# In a guest: measures four pairs of client and server round by round, and prints a table.
 #
 # Usage: measure_speed_in_guest.sh ROUNDS SECONDS ALWAYS_INVALIDATE RDMA_POLL CELLS   (see measure_speed)
 
@@ -22,8 +22,8 @@ readonly CELLS=(
 start_rxe
 modprobe fuse
 # A disk each, for sharing one is refused.
-modprobe brd rd_nr=3 rd_size=65536
-for disk in /dev/ram{0,1,2}; do
+modprobe brd rd_nr=4 rd_size=65536
+for disk in /dev/ram{0,1,2,3}; do
   # Pages that were never written are not read from anywhere.
   dd if=/dev/urandom of="$disk" bs=1M count=64 oflag=direct status=none
 done
@@ -42,6 +42,9 @@ sessions:
     paths: ["ip:192.168.77.1"]
     heartbeat: {timeout: 30s}
     devices: [{path: dev/ram2, name: disk}]
+  - name: both
+    paths: ["ip:192.168.77.1:1235"]
+    devices: [{path: ram3, name: both}]
 YAML
 mkdir "$TEST_DIR/mnt"
 on_exit _leave_mount
@@ -59,8 +62,10 @@ map_device ours ram1 192.168.77.1 dest_port=1235
 file["our server"]=$mapped
 start_daemon client rnbd-fuse "$TEST_DIR/mnt" --config "$TEST_DIR/client.yaml" --foreground
 wait_until 60 test -e "$TEST_DIR/mnt/disk"
+wait_until 60 test -e "$TEST_DIR/mnt/both"
 file["our client"]=$TEST_DIR/mnt/disk
-readonly TARGETS=(kernel "our server" "our client")
+file[ours]=$TEST_DIR/mnt/both
+readonly TARGETS=(kernel "our server" "our client" ours)
 
 # What all processors together have done since the start: hundredths of a second not idle, and switches of threads.
 # The kernel's ends have no process whose time would tell.
@@ -69,11 +74,11 @@ machine() { awk '/^cpu / { busy = $2 + $3 + $4 + $7 + $8 } /^ctxt / { print busy
 server_time() { awk '{ sub(/.*\) /, ""); print $12 + $13 }' "/proc/${daemon[server]}/stat"; }
 # Requests of a target since the start.
 requests() {
-  if [[ $1 == "our client" ]]; then
-    awk '{ sum += $1 + $3 } END { print sum }' /sys/class/rtrs-server/own/paths/*/stats/rdma
-  else
-    awk '{ print $1 + $5 }' "/sys/block/${file[$1]#/dev/}/stat"
-  fi
+  case $1 in
+    "our client") awk '{ sum += $1 + $3 } END { print sum }' /sys/class/rtrs-server/own/paths/*/stats/rdma ;;
+    ours) awk '{ sum += $1 + $3 } END { print sum }' "$TEST_DIR"/mnt/sys/class/rtrs-client/both/paths/*/stats/rdma ;;
+    *) awk '{ print $1 + $5 }' "/sys/block/${file[$1]#/dev/}/stat" ;;
+  esac
 }
 _has_begun() { (($(requests "$1") > $2 + 3)); }
 
@@ -131,19 +136,20 @@ show() {
     !($1 in seen) { seen[$1]; cells[++count] = $1 }
     { for (i = 4; i <= 7; ++i) value[$1, $2, $3, i] = $i + 0 }
     END {
-      print "| Requests a second | kernel on kernel | kernel on rnbd-server | ratio (rounds) | rnbd-fuse on kernel | ratio (rounds) |"
-      print "|---|---|---|---|---|---|"
+      print "| Requests a second | kernel on kernel | kernel on rnbd-server | ratio (rounds) | rnbd-fuse on kernel | ratio (rounds) | rnbd-fuse on rnbd-server | ratio (rounds) |"
+      print "|---|---|---|---|---|---|---|---|"
       for (c = 1; c <= count; ++c)
-        printf "| %s | %d | %d | %s | %d | %s |\n", cells[c], median(cells[c], "kernel", 4),
+        printf "| %s | %d | %d | %s | %d | %s | %d | %s |\n", cells[c], median(cells[c], "kernel", 4),
           median(cells[c], "our server", 4), compare(cells[c], "our server"), median(cells[c], "our client", 4),
-          compare(cells[c], "our client")
-      print "\n| For each request | kernel on kernel: processor, switches | kernel on rnbd-server: processor (of it rnbd-server), switches | rnbd-fuse on kernel |"
-      print "|---|---|---|---|"
+          compare(cells[c], "our client"), median(cells[c], "ours", 4), compare(cells[c], "ours")
+      print "\n| For each request | kernel on kernel: processor, switches | kernel on rnbd-server: processor (of it rnbd-server), switches | rnbd-fuse on kernel | rnbd-fuse on rnbd-server |"
+      print "|---|---|---|---|---|"
       for (c = 1; c <= count; ++c)
-        printf "| %s | %d us, %.1f | %d us (%d us), %.1f | %d us, %.1f |\n", cells[c],
+        printf "| %s | %d us, %.1f | %d us (%d us), %.1f | %d us, %.1f | %d us (%d us), %.1f |\n", cells[c],
           median(cells[c], "kernel", 5), median(cells[c], "kernel", 7),
           median(cells[c], "our server", 5), median(cells[c], "our server", 6), median(cells[c], "our server", 7),
-          median(cells[c], "our client", 5), median(cells[c], "our client", 7)
+          median(cells[c], "our client", 5), median(cells[c], "our client", 7),
+          median(cells[c], "ours", 5), median(cells[c], "ours", 6), median(cells[c], "ours", 7)
     }' "$SAMPLES"
 }
 show
