@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/time/time.h"
 #include "gtest/gtest.h"
 
 namespace rnbd {

@@ -18,11 +18,13 @@
 #include "client/request_memory.h"
 #include "common/ring.h"
 #include "common/status.h"
+#include "config/common_options.h"
 #include "gflags/gflags.h"
 #include "testing/fuse/fake_block_device.h"
 
 DEFINE_uint64(workers, 2, "threads that answer requests");
-DEFINE_uint32(poll_us, 300, "worker_poll of rnbd-fuse, in microseconds");
+DEFINE_int64(poll_us, absl::ToInt64Microseconds(rnbd::config::kDefaultWorkerPoll),
+             "worker_poll of rnbd-fuse, in microseconds");
 DEFINE_uint64(devices, 1, "files in the mount: disk0, disk1, ...");
 DEFINE_uint64(size, 1 << 30, "bytes of each device");
 DEFINE_bool(memory, false, "devices remember what is written to them");
