@@ -19,6 +19,7 @@ assert [row["count"] for row in results["sessions"]] == [1, 10], results["sessio
 assert all(row["among"] > 0 and row["alone"] > 0 for what in ("sessions", "devices") for row in results[what])
 assert all(row["iops"] > 0 for what in ("connections", "sizes", "depths") for row in results[what])
 assert all(row["p99"] > 0 for row in results["fairness"])
+assert [len(row["to_other"]) for row in results["fairness"] if row["server"] == "the same"] == [3] * 4, results["fairness"]
 xml.dom.minidom.parse(f"{sys.argv[1]}/scale.svg")
 PYTHON
 ! pgrep -f "$TEST_DIR/rnbd-scale" || fail "processes of the benchmark still run"
