@@ -366,23 +366,10 @@ bool Filesystem::IsDirectory(uint64_t inode) const {
 }
 
 struct stat Filesystem::NodeAttributes(const AttributeTree::Node& node) const {
-  struct stat attributes = RootAttributes();
-  attributes.st_ino = node.inode;
-  switch (node.kind) {
-    case AttributeTree::Kind::kDirectory:
-      attributes.st_mode = S_IFDIR | node.mode;
-      attributes.st_nlink = 2 + node.directories;
-      return attributes;
-    case AttributeTree::Kind::kLink:
-      attributes.st_mode = S_IFLNK | node.mode;
-      attributes.st_size = static_cast<off_t>(node.target.size());
-      break;
-    case AttributeTree::Kind::kAttribute:
-      attributes.st_mode = S_IFREG | node.mode;
-      attributes.st_size = AttributeTree::kMaxText;
-      break;
-  }
-  attributes.st_nlink = 1;
+  struct stat attributes = AttributeTree::StatOf(node);
+  attributes.st_uid = options_.owner;
+  attributes.st_gid = options_.group;
+  attributes.st_atim = attributes.st_mtim = attributes.st_ctim = created_;
   return attributes;
 }
 

@@ -13,6 +13,7 @@
 #include "client/filesystem.h"
 #include "common/attribute_tree.h"
 #include "common/libfuse_log.h"
+#include "common/libfuse_refusals.h"
 #include "common/status.h"
 
 namespace rnbd::client {
@@ -150,11 +151,6 @@ void StatFilesystem(fuse_req_t request, fuse_ino_t) {
   fuse_reply_statfs(request, &answer);
 }
 
-template <typename... Arguments>
-void NotPermitted(fuse_req_t request, Arguments...) {
-  fuse_reply_err(request, EPERM);
-}
-
 // What is not here gets ENOSYS, after which the kernel answers by itself: nothing to do for FLUSH,
 // no extended attributes, no search for holes. ACCESS is the kernel's (default_permissions).
 fuse_lowlevel_ops Operations() {
@@ -169,14 +165,7 @@ fuse_lowlevel_ops Operations() {
   operations.readdir = ReadDirectory;
   operations.readdirplus = ReadDirectoryPlus;
   operations.statfs = StatFilesystem;
-  operations.create = NotPermitted;
-  operations.mknod = NotPermitted;
-  operations.mkdir = NotPermitted;
-  operations.symlink = NotPermitted;
-  operations.link = NotPermitted;
-  operations.unlink = NotPermitted;
-  operations.rmdir = NotPermitted;
-  operations.rename = NotPermitted;
+  RefuseChangesOfEntries(&operations);
   return operations;
 }
 

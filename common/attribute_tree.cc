@@ -218,4 +218,26 @@ void AttributeTree::Store(uint64_t inode, std::string text, StoreDone done) {
   });
 }
 
+struct stat AttributeTree::StatOf(const Node& node) {
+  struct stat attributes = {};
+  attributes.st_ino = node.inode;
+  attributes.st_nlink = 1;
+  attributes.st_blksize = 4096;
+  switch (node.kind) {
+    case Kind::kDirectory:
+      attributes.st_mode = S_IFDIR | node.mode;
+      attributes.st_nlink = 2 + node.directories;
+      break;
+    case Kind::kLink:
+      attributes.st_mode = S_IFLNK | node.mode;
+      attributes.st_size = static_cast<off_t>(node.target.size());
+      break;
+    case Kind::kAttribute:
+      attributes.st_mode = S_IFREG | node.mode;
+      attributes.st_size = kMaxText;
+      break;
+  }
+  return attributes;
+}
+
 }  // namespace rnbd

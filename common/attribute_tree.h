@@ -1,6 +1,7 @@
 #ifndef RNBD_COMMON_ATTRIBUTE_TREE_H_
 #define RNBD_COMMON_ATTRIBUTE_TREE_H_
 
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include <cstddef>
@@ -90,6 +91,10 @@ class AttributeTree {
   void Store(uint64_t inode, std::string text, StoreDone done);
 
   uint64_t root() const { return root_; }
+
+  // As files of sysfs look: the inode, kind, mode, links and size. Owner and times are left to
+  // whoever mounts the tree.
+  static struct stat StatOf(const Node& node);
 
   // An inode number is made from the path alone, so that it is the same in another process. All
   // have bit 62 set and bit 63 clear.

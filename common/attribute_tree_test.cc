@@ -1,5 +1,7 @@
 #include "common/attribute_tree.h"
 
+#include <sys/stat.h>
+
 #include <cerrno>
 #include <functional>
 #include <string>
@@ -68,6 +70,21 @@ TEST_F(AttributeTreeTest, HasDirectoriesAttributesAndLinks) {
   EXPECT_EQ(tree_.Find("class/ctl")->directories, 1U);
   EXPECT_EQ(tree_.Find("class/ctl/devices/disk0")->target, "../../../block/disk0");
   EXPECT_EQ(Show(tree_.Find("class/ctl/map_device")->inode), "usage\n");
+}
+
+TEST_F(AttributeTreeTest, LooksLikeSysfs) {
+  ASSERT_TRUE(tree_.AddAttribute("a/b", Constant("x\n")).ok());
+  ASSERT_TRUE(tree_.AddLink("a/link", "../c").ok());
+  ASSERT_TRUE(tree_.AddDirectory("a/d").ok());
+  const auto stat_of = [&](const char* path) { return AttributeTree::StatOf(*tree_.Find(path)); };
+  EXPECT_EQ(stat_of("a").st_mode, S_IFDIR | tree_.Find("a")->mode);
+  EXPECT_EQ(stat_of("a").st_nlink, 3U);
+  EXPECT_EQ(stat_of("a").st_ino, tree_.Find("a")->inode);
+  EXPECT_EQ(stat_of("a/b").st_mode, S_IFREG | tree_.Find("a/b")->mode);
+  EXPECT_EQ(stat_of("a/b").st_size, static_cast<off_t>(AttributeTree::kMaxText));
+  EXPECT_EQ(stat_of("a/b").st_nlink, 1U);
+  EXPECT_EQ(stat_of("a/link").st_mode, S_IFLNK | tree_.Find("a/link")->mode);
+  EXPECT_EQ(stat_of("a/link").st_size, 4);
 }
 
 TEST_F(AttributeTreeTest, LooksUpStepByStep) {

@@ -21,6 +21,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/libfuse_log.h"
+#include "common/libfuse_refusals.h"
 #include "common/logging.h"
 #include "common/mount_table.h"
 #include "common/status.h"
@@ -79,27 +80,11 @@ class ControlMount::Files {
 };
 
 struct stat ControlMount::Files::AttributesOf(const AttributeTree::Node& node) const {
-  struct stat attributes = {};
-  attributes.st_ino = node.inode == tree_->root() ? FUSE_ROOT_ID : node.inode;
+  struct stat attributes = AttributeTree::StatOf(node);
+  if (node.inode == tree_->root()) attributes.st_ino = FUSE_ROOT_ID;
   attributes.st_uid = geteuid();
   attributes.st_gid = getegid();
-  attributes.st_blksize = 4096;
-  attributes.st_nlink = 1;
   attributes.st_atim = attributes.st_mtim = attributes.st_ctim = created_;
-  switch (node.kind) {
-    case AttributeTree::Kind::kDirectory:
-      attributes.st_mode = S_IFDIR | node.mode;
-      attributes.st_nlink = 2 + node.directories;
-      break;
-    case AttributeTree::Kind::kLink:
-      attributes.st_mode = S_IFLNK | node.mode;
-      attributes.st_size = static_cast<off_t>(node.target.size());
-      break;
-    case AttributeTree::Kind::kAttribute:
-      attributes.st_mode = S_IFREG | node.mode;
-      attributes.st_size = AttributeTree::kMaxText;
-      break;
-  }
   return attributes;
 }
 
@@ -254,11 +239,6 @@ void ReadDirectory(fuse_req_t request, fuse_ino_t number, size_t size, off_t off
   fuse_reply_buf(request, reply.data(), used);
 }
 
-template <typename... Arguments>
-void NotPermitted(fuse_req_t request, Arguments...) {
-  fuse_reply_err(request, EPERM);
-}
-
 fuse_lowlevel_ops Operations() {
   fuse_lowlevel_ops operations = {};
   operations.init = Initialize;
@@ -271,14 +251,7 @@ fuse_lowlevel_ops Operations() {
   operations.write = Write;
   operations.readlink = ReadLink;
   operations.readdir = ReadDirectory;
-  operations.create = NotPermitted;
-  operations.mknod = NotPermitted;
-  operations.mkdir = NotPermitted;
-  operations.symlink = NotPermitted;
-  operations.link = NotPermitted;
-  operations.unlink = NotPermitted;
-  operations.rmdir = NotPermitted;
-  operations.rename = NotPermitted;
+  RefuseChangesOfEntries(&operations);
   return operations;
 }
 

@@ -5,15 +5,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/tool/fields.h"
+#include "client/tool/session_fields.h"
 
 namespace rnbd::client::tool {
 namespace {
-
-uint64_t Sum(const SessionFacts& session, uint64_t PathFacts::*number) {
-  uint64_t sum = 0;
-  for (const PathFacts& path : session.paths) sum += path.*number;
-  return sum;
-}
 
 // The client's part of CLIENT@SERVER; otherwise the whole name.
 std::string ClientOf(const std::string& session) { return session.substr(0, session.find('@')); }
@@ -69,23 +64,14 @@ const std::vector<Field<SessionFacts>>& SessionFields() {
 
 const std::vector<Field<PathFacts>>& PathFields() {
   using F = PathFacts;
-  static const std::vector<Field<F>> fields = {
-      {{"sessname", "Sessname", "the session"}, [](const F& f) { return Cell::Of(f.session); }},
-      {{"pathname", "Path name", "both addresses"}, [](const F& f) { return Cell::Of(f.name); }},
-      {{"src_addr", "Client Addr", "the client's address"},
-       [](const F& f) { return Cell::Of(f.source); }},
-      {{"dst_addr", "Server Addr", "the server's address"},
-       [](const F& f) { return Cell::Of(f.destination); }},
-      {{"hca_name", "HCA", "the RDMA device; tcp or unix without one"},
-       [](const F& f) { return Cell::Of(f.device); }},
-      {{"hca_port", "Port", "its port"}, [](const F& f) { return Cell::Of(f.port); }},
+  static const std::vector<Field<F>> fields = PathFieldsWith({
       {{"state", "State", "connected"}, [](const F& f) { return Cell::Of(f.state); }},
       {{"rx_bytes", "RX", "bytes received: what the client has written"},
        [](const F& f) { return Cell::Bytes(f.written_bytes); }},
       {{"tx_bytes", "TX", "bytes sent: what the client has read"},
        [](const F& f) { return Cell::Bytes(f.read_bytes); }},
       {{"direction", "Direction", "incoming"}, [](const F&) { return Cell::Of("incoming"); }},
-  };
+  });
   return fields;
 }
 
@@ -124,21 +110,8 @@ std::vector<std::string> StandardServerFields(Target target) {
 }
 
 std::string ServerFieldsText(Target target) {
-  std::string text;
-  switch (target) {
-    case Target::kDevice:
-      text = DescribeFields(DeviceFields());
-      break;
-    case Target::kSession:
-      text = DescribeFields(SessionFields());
-      break;
-    case Target::kPath:
-      text = DescribeFields(PathFields());
-      break;
-    case Target::kNone:
-      return std::string();
-  }
-  return FieldsHelp(text, StandardServerFields(target));
+  return FieldsHelp(target, DeviceFields(), SessionFields(), PathFields(),
+                    StandardServerFields(target));
 }
 
 }  // namespace rnbd::client::tool

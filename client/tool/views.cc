@@ -8,16 +8,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/tool/fields.h"
+#include "client/tool/session_fields.h"
 #include "common/rnbd_messages.h"
 
 namespace rnbd::client::tool {
 namespace {
-
-uint64_t Sum(const SessionFacts& session, uint64_t PathFacts::*number) {
-  uint64_t sum = 0;
-  for (const PathFacts& path : session.paths) sum += path.*number;
-  return sum;
-}
 
 uint64_t ConnectedPaths(const SessionFacts& session) {
   return static_cast<uint64_t>(
@@ -105,16 +100,7 @@ const std::vector<Field<SessionFacts>>& SessionFields() {
 
 const std::vector<Field<PathFacts>>& PathFields() {
   using F = PathFacts;
-  static const std::vector<Field<F>> fields = {
-      {{"sessname", "Sessname", "the session"}, [](const F& f) { return Cell::Of(f.session); }},
-      {{"pathname", "Path name", "both addresses"}, [](const F& f) { return Cell::Of(f.name); }},
-      {{"src_addr", "Client Addr", "the client's address"},
-       [](const F& f) { return Cell::Of(f.source); }},
-      {{"dst_addr", "Server Addr", "the server's address"},
-       [](const F& f) { return Cell::Of(f.destination); }},
-      {{"hca_name", "HCA", "the RDMA device; tcp or unix without one"},
-       [](const F& f) { return Cell::Of(f.device); }},
-      {{"hca_port", "Port", "its port"}, [](const F& f) { return Cell::Of(f.port); }},
+  static const std::vector<Field<F>> fields = PathFieldsWith({
       {{"state", "State", "connected or disconnected"},
        [](const F& f) { return Cell::Of(f.state); }},
       {{"rx_bytes", "RX", "bytes received"}, [](const F& f) { return Cell::Bytes(f.read_bytes); }},
@@ -126,7 +112,7 @@ const std::vector<Field<PathFacts>>& PathFields() {
       {{"direction", "Direction", "outgoing"}, [](const F&) { return Cell::Of("outgoing"); }},
       {{"mount", "Mount", "the mount that the session belongs to"},
        [](const F& f) { return Cell::Of(f.mount); }},
-  };
+  });
   return fields;
 }
 
@@ -167,21 +153,7 @@ std::vector<std::string> StandardFields(Target target) {
 }
 
 std::string FieldsText(Target target) {
-  std::string text;
-  switch (target) {
-    case Target::kDevice:
-      text = DescribeFields(DeviceFields());
-      break;
-    case Target::kSession:
-      text = DescribeFields(SessionFields());
-      break;
-    case Target::kPath:
-      text = DescribeFields(PathFields());
-      break;
-    case Target::kNone:
-      return std::string();
-  }
-  return FieldsHelp(text, StandardFields(target));
+  return FieldsHelp(target, DeviceFields(), SessionFields(), PathFields(), StandardFields(target));
 }
 
 }  // namespace rnbd::client::tool
