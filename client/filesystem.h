@@ -113,7 +113,7 @@ class Filesystem {
   // The same for a file that an earlier process showed: with its inode number and attributes, so
   // that whoever has it open goes on. `file.device` means nothing. Also EEXIST where the number is
   // in use.
-  absl::Status RestoreDevice(BlockDevice* device, const FileFacts& file);
+  absl::Status RestoreDevice(BlockDevice* device, const FileFacts& facts);
 
   // Goes on where an earlier process has answered, or was about to answer, the kernel's first
   // request: agrees with libfuse on the same. Before the first Process().

@@ -151,11 +151,12 @@ void ControlTree::AddDevice(uint64_t number, const OpenDeviceFacts& device,
   LogIfFailed(tree_->AddAttribute(absl::StrCat(directory, "/inflight"), std::move(in_flight)));
 }
 
-void ControlTree::OnSessionLimit(const std::string& session, std::shared_ptr<RateLimit> limit) {
-  AddLimit(absl::StrCat(OwnSessionDirectory(session), "/limits"), std::move(limit));
+void ControlTree::OnSessionLimit(const std::string& session,
+                                 const std::shared_ptr<RateLimit>& limit) {
+  AddLimit(absl::StrCat(OwnSessionDirectory(session), "/limits"), limit);
 }
 
-void ControlTree::AddLimit(const std::string& path, std::shared_ptr<RateLimit> limit) {
+void ControlTree::AddLimit(const std::string& path, const std::shared_ptr<RateLimit>& limit) {
   AttributeTree::Attribute attribute;
   attribute.mode = 0644;
   attribute.show = [limit] { return Line(limit->Text()); };

@@ -47,7 +47,7 @@ class ControlTree final : public rtrs::ServerObserver, public DeviceObserver {
   void OnPath(const std::string& session, rtrs::ServerPath* path) override;
   void OnPathGone(const std::string& session, rtrs::ServerPath* path) override;
 
-  void OnSessionLimit(const std::string& session, std::shared_ptr<RateLimit> limit) override;
+  void OnSessionLimit(const std::string& session, const std::shared_ptr<RateLimit>& limit) override;
   uint64_t OnDeviceOpened(const OpenDeviceFacts& device, Commands commands) override;
   void OnDeviceClosed(uint64_t number) override;
 
@@ -61,7 +61,7 @@ class ControlTree final : public rtrs::ServerObserver, public DeviceObserver {
   void AddDevice(uint64_t number, const OpenDeviceFacts& device, const Commands& commands);
   void AddDeviceCommand(const std::string& path, const Command& command);
   void RemoveDevice(uint64_t number);
-  void AddLimit(const std::string& path, std::shared_ptr<RateLimit> limit);
+  void AddLimit(const std::string& path, const std::shared_ptr<RateLimit>& limit);
   void AddText(const std::string& path, std::function<std::string()> show);
   // "1" does it.
   void AddCommand(const std::string& path, std::function<std::string()> show,

@@ -47,7 +47,7 @@ class DeviceObserver {
   };
 
   // Control thread: the limits of a session that begins, likewise.
-  virtual void OnSessionLimit(const std::string&, std::shared_ptr<RateLimit>) {}
+  virtual void OnSessionLimit(const std::string&, const std::shared_ptr<RateLimit>&) {}
 
   // Returns what OnDeviceClosed() is told.
   virtual uint64_t OnDeviceOpened(const OpenDeviceFacts& device, Commands commands) = 0;

@@ -60,9 +60,9 @@ class DeviceSessionLimitsTest : public ::testing::Test, protected DeviceObserver
     return options;
   }
 
-  void OnSessionLimit(const std::string&, std::shared_ptr<RateLimit> limit) override {
+  void OnSessionLimit(const std::string&, const std::shared_ptr<RateLimit>& limit) override {
     absl::MutexLock lock(&mutex_);
-    session_limit_ = std::move(limit);
+    session_limit_ = limit;
   }
   uint64_t OnDeviceOpened(const OpenDeviceFacts& device, Commands commands) override {
     absl::MutexLock lock(&mutex_);
