@@ -49,7 +49,8 @@ class DeviceSessionLimitsTest : public ::testing::Test, protected DeviceObserver
     other_id_ = client_->Open("disk1");
     disk_.Record(true);
   }
-  ~DeviceSessionLimitsTest() override {
+  // Not in the destructor: until then the server tells this object what happens.
+  void TearDown() override {
     client_.reset();
     server_.Stop();
   }

@@ -11,6 +11,7 @@
 #include "common/status.h"
 #include "gtest/gtest.h"
 #include "spdlog/sinks/base_sink.h"
+#include "spdlog/sinks/dist_sink.h"
 
 namespace rnbd::rtrs {
 namespace {
@@ -139,10 +140,7 @@ int TestRequest::Wait(absl::Duration limit) {
   return done ? error_ : -1;
 }
 
-void PrepareProcess() {
-  static_cast<void>(spdlog::default_logger());
-  static_cast<void>(ErrnoToStatus(EIO, ""));
-}
+void PrepareProcess() { static_cast<void>(ErrnoToStatus(EIO, "")); }
 
 TestThreads::TestThreads(const std::string& name, size_t workers) {
   PrepareProcess();
@@ -487,6 +485,23 @@ bool Load::WaitForMore(uint64_t count, absl::Duration limit) {
   return Eventually([&] { return done_.load() >= target; }, limit);
 }
 
+namespace {
+
+// What the process logs goes through it from the beginning on: loggers cannot be exchanged while
+// threads log, sinks can.
+spdlog::sinks::dist_sink_mt& Sinks() {
+  static auto* const sinks = [] {
+    auto all = std::make_shared<spdlog::sinks::dist_sink_mt>();
+    all->set_sinks(spdlog::default_logger()->sinks());
+    spdlog::set_default_logger(std::make_shared<spdlog::logger>("", all));
+    return new std::shared_ptr<spdlog::sinks::dist_sink_mt>(std::move(all));
+  }();
+  return **sinks;
+}
+[[maybe_unused]] const auto& sinks_from_the_beginning = Sinks();
+
+}  // namespace
+
 class LogCapture::Sink final : public spdlog::sinks::base_sink<std::mutex> {
  public:
   std::vector<std::string> Lines(absl::string_view text) {
@@ -508,11 +523,11 @@ class LogCapture::Sink final : public spdlog::sinks::base_sink<std::mutex> {
   std::vector<std::string> lines_;
 };
 
-LogCapture::LogCapture() : sink_(std::make_shared<Sink>()), before_(spdlog::default_logger()) {
-  spdlog::set_default_logger(std::make_shared<spdlog::logger>("captured", sink_));
+LogCapture::LogCapture() : sink_(std::make_shared<Sink>()), before_(Sinks().sinks()) {
+  Sinks().set_sinks({sink_});
 }
 
-LogCapture::~LogCapture() { spdlog::set_default_logger(before_); }
+LogCapture::~LogCapture() { Sinks().set_sinks(before_); }
 
 std::vector<std::string> LogCapture::Lines(absl::string_view text) const {
   return sink_->Lines(text);

@@ -274,8 +274,8 @@ class Load {
   std::vector<std::unique_ptr<Slot>> slots_;
 };
 
-// What is logged from its construction on, instead of where it went before. To be made and
-// destroyed while nobody logs.
+// What is logged while it lives, instead of where it goes otherwise. Other threads may log when it
+// begins and ends; one thread makes all of them, and the last one ends first.
 class LogCapture {
  public:
   LogCapture();
@@ -287,7 +287,7 @@ class LogCapture {
  private:
   class Sink;
   std::shared_ptr<Sink> sink_;
-  std::shared_ptr<spdlog::logger> before_;
+  const std::vector<std::shared_ptr<spdlog::sinks::sink>> before_;
 };
 
 // True when `condition` holds within `limit`; looked at every millisecond.

@@ -4,7 +4,7 @@
 //
 // Each function defined here takes the place of the one in Abseil's shared library, for calls from
 // the program and from the libraries alike (symbol interposition), annotates the order, and calls
-// the one it hides. Unlike suppressions, of which there is one, this hides no race that is real.
+// the one it hides. Unlike suppressions, of which there are two, this hides no race that is real.
 // The variants WithTimeout need nothing: they call those WithDeadline. Linked into every binary by
 // --config=tsan.
 
@@ -26,8 +26,11 @@
 #error "This file knows the functions that Abseil 20220623 exports; later versions have others."
 #endif
 
-// Its table of errno's texts is made once, behind a flag that is no lock.
-extern "C" const char* __tsan_default_suppressions() { return "race:base_internal::StrError\n"; }
+// Its table of errno's texts is made once, behind a flag that is no lock; the graph with which it
+// finds deadlocks has a spin lock of its own.
+extern "C" const char* __tsan_default_suppressions() {
+  return "race:base_internal::StrError\nrace:synchronization_internal::GraphCycles\n";
+}
 
 namespace {
 
